@@ -1,0 +1,1 @@
+"""Captions of kept clips (planned)."""

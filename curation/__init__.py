@@ -1,0 +1,1 @@
+"""Raw video in; scored, chosen and losslessly cut clips out."""

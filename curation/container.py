@@ -1,0 +1,65 @@
+"""Opening untrusted video files: formats by content, no other protocol than a local file, no foreign references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import xxhash
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+# Demuxers that hold video in one file. Playlists, concat scripts, SDP and image sequences are not among them: they
+# would open other files or addresses.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,live_flv,asf,ogg,mxf,ivf,nut,dv,gxf,rm,wtv,"
+    "h264,hevc,m4v,mpegvideo,obu,y4m,yuv4mpegpipe,vc1"
+)
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "fflags": "+genpts"}
+
+
+class NotVideo(ValueError):
+    """The file cannot be opened as one of FORMATS, or holds no video stream."""
+
+
+def open_video(path: str | Path) -> tuple[InputContainer, VideoStream]:
+    """Open a local file and choose its first real video stream (cover pictures do not count).
+
+    The codec is single-threaded and asked to check what it decodes. Raises NotVideo with a reason for people.
+    """
+    try:
+        container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise NotVideo(f"not a video ({getattr(error, 'strerror', None) or error})") from error
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        container.close()
+        raise NotVideo("no video stream")
+    stream = max(streams, key=lambda s: bool(s.disposition & av.stream.Disposition.default))
+    if stream.codec_context is None:
+        container.close()
+        raise NotVideo("no decoder for the video stream")
+    stream.codec_context.thread_count = 1
+    stream.codec_context.thread_type = "NONE"
+    return container, stream
+
+
+def visible_planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The picture's planes without line padding, [rows, bytes] uint8 views (not copies)."""
+    planes = []
+    bits = frame.format.components
+    for number, plane in enumerate(frame.planes):
+        data = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
+        depth = max(component.bits for component in bits if component.plane == number)
+        per_pixel = sum(1 for component in bits if component.plane == number)
+        planes.append(data[: plane.height, : plane.width * per_pixel * ((depth + 7) // 8)])
+    return planes
+
+
+def frame_hash(frame: av.VideoFrame) -> int:
+    """64-bit XXH3 of the decoded pixels, as the decoder delivered them: equal exactly when the pictures are."""
+    digest = xxhash.xxh3_64(f"{frame.width}x{frame.height}:{frame.format.name}".encode())
+    for plane in visible_planes(frame):
+        digest.update(plane if plane.flags.c_contiguous else np.ascontiguousarray(plane))
+    return digest.intdigest()

@@ -1,0 +1,178 @@
+"""The nouns of curation: what a decoded video, a frame of it and a span of frames are, and what may watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from orchestration.config import Config
+
+
+class Span(NamedTuple):
+    """Frames `[start, end)` by decoded-frame index."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """A documented column of the clips table."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    doc: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the container and the first frame say of a video stream."""
+
+    codec: str
+    container: str
+    width: int  # coded pixels, before rotation and pixel aspect
+    height: int
+    fps: float  # average; real times are in `Tracks.times`
+    rotation: int  # degrees clockwise to turn the picture for display: 0, 90, 180, 270
+    pixel_aspect: float  # width of a pixel / its height
+    pix_fmt: str
+    bits: int
+    full_range: bool
+    interlaced: bool
+    hdr: str  # "", "pq" or "hlg"
+
+
+@dataclass
+class Frame:
+    """One decoded picture. Smaller views are made once, when first asked for."""
+
+    index: int  # decoded-frame index
+    time: float  # seconds since the first frame
+    planes: tuple[np.ndarray, np.ndarray, np.ndarray]  # Y [H, W], U and V [H/sy, W/sx], uint8, coded orientation
+    info: VideoInfo
+    interlaced: bool = False
+
+    @property
+    def luma(self) -> np.ndarray:
+        """[H, W] uint8 at coded size and orientation."""
+        return self.planes[0]
+
+    @cached_property
+    def small_yuv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, U, V, each [h, w] uint8 as displayed upright; the longer side is in (224, 448] for larger videos.
+
+        Made by repeated exact halving: OpenCV's 2x area path is several times faster than any other ratio.
+        """
+        height, width = self.luma.shape
+        halvings = 0
+        while max(width, height) >> halvings > 448:
+            halvings += 1
+        size = (max(1, width >> halvings), max(1, height >> halvings))
+        small = tuple(_upright(_shrink(plane, size), self.info.rotation) for plane in self.planes)
+        return small  # type: ignore[return-value]
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """[h, w] uint8 luma, see small_yuv."""
+        return np.ascontiguousarray(self.small_yuv[0])
+
+    @cached_property
+    def small_bgr(self) -> np.ndarray:
+        """[h, w, 3] uint8, see small_yuv."""
+        y, u, v = self.small_yuv
+        return cv2.cvtColor(cv2.merge([y, v, u]), cv2.COLOR_YCrCb2BGR)
+
+    @cached_property
+    def thumb(self) -> np.ndarray:
+        """[27, 48, 3] uint8 RGB, stretched to that shape (TransNetV2's input size)."""
+        bgr = self.small_bgr
+        while bgr.shape[1] >= 4 * 48 and bgr.shape[0] >= 4 * 27:
+            bgr = _halve(bgr)
+        return cv2.cvtColor(cv2.resize(bgr, (48, 27), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+
+
+def _halve(plane: np.ndarray) -> np.ndarray:
+    height, width = plane.shape[0] & ~1, plane.shape[1] & ~1
+    return cv2.resize(plane[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def _shrink(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    while plane.shape[1] >= 2 * size[0] and plane.shape[0] >= 2 * size[1]:
+        plane = _halve(plane)
+    if plane.shape[::-1] != size:
+        plane = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+    return plane
+
+
+def _upright(plane: np.ndarray, rotation: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(plane, k=-rotation // 90)) if rotation else plane
+
+
+class Meter(Protocol):
+    """Watches a video's frames once, in order, inside the guarded decoder, and leaves compact arrays."""
+
+    def see(self, frame: Frame) -> None: ...
+
+    def finish(self) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """What one decode of a video left behind: times, damage and every meter's arrays."""
+
+    info: VideoInfo
+    times: np.ndarray  # [N] float64, seconds since the first frame
+    end_time: float  # seconds at which the last frame ends
+    damaged: np.ndarray  # [N] bool, frames that the decoder complained about
+    meters: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        return len(self.times)
+
+    def seconds(self, span: Span) -> tuple[float, float]:
+        """Start and end of a span in seconds since the first frame."""
+        end = self.times[span.end] if span.end < self.frames else self.end_time
+        return float(self.times[span.start]), float(end)
+
+
+def within(index: np.ndarray, span: Span) -> slice:
+    """Where the ascending frame numbers `index` fall inside `span`."""
+    start, end = np.searchsorted(index, (span.start, span.end))
+    return slice(int(start), int(end))
+
+
+class Scorer(Config):
+    """A scorer is its own configuration. Subclasses add `kind: Literal["name"] = "name"` and their settings.
+
+    `meters` run in the guarded decoder and see every frame of the video once; scorers that name the same meter share it.
+    `score` turns what the meters left into columns for any span, later and without pixels. It returns None for a value
+    that could not be measured, and never raises for odd content.
+    """
+
+    def columns(self) -> tuple[Column, ...]:
+        raise NotImplementedError
+
+    def meters(self, info: VideoInfo) -> dict[str, Meter]:
+        raise NotImplementedError
+
+    def score(self, tracks: Tracks, span: Span) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class ShotDetector(Config):
+    """A shot detector is its own configuration, like a scorer. `shots` returns disjoint ascending spans."""
+
+    def meters(self, info: VideoInfo) -> dict[str, Meter]:
+        raise NotImplementedError
+
+    def shots(self, tracks: Tracks) -> list[Span]:
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Clips and captions to latent shards (planned)."""

@@ -1,0 +1,1 @@
+"""Networks and diffusion arithmetic; imports nothing else of ours (planned)."""
