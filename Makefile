@@ -1,0 +1,123 @@
+# Everything here works on a machine with Python 3.11 to 3.13, make and git: targets install what they need into .venv
+# first, and again when pyproject.toml, the constraints or the folder changed. Nothing else is touched.
+#
+#   make curate                                       sample videos in, a curated data set and its report out
+#   make curate INPUT=s3://bucket/raw OUTPUT=s3://bucket/clips CONFIG=configs/default.yaml ARGS="limit=100 cut.audio=true"
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+CONFIG ?= configs/default.yaml
+INPUT ?=
+OUTPUT ?= $(if $(INPUT),,data/curated)
+ARGS ?=
+SET ?= default
+export INPUT OUTPUT
+
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLES := $(or $(RUSHES_SAMPLES),.cache/samples)
+
+# Exact versions of all dependencies; CONSTRAINTS= (empty) lets pip choose. The pinned torch is the CPU build's version:
+# beside an NVIDIA driver its line is left out.
+CONSTRAINTS ?= constraints-cpu.txt
+CUDA := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(VENV)/constraints.txt)
+
+# An editable install knows its folder by path: what was installed for another folder or other constraints is redone.
+SETTINGS := $(CURDIR) $(CUDA) $(CONSTRAINTS)
+INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
+CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
+ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
+
+.PHONY: help setup curate test test-slow check samples report bench clean force
+
+help: ## this list
+	@echo "usage: make TARGET [NAME=value ...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.dev ## install everything into .venv, tools for development included
+
+curate: $(VENV)/.runtime ## curate INPUT into OUTPUT with CONFIG and ARGS; without INPUT: the sample videos
+	@if [ -z "$$OUTPUT" ]; then echo "make curate: say where to: make curate INPUT=$$INPUT OUTPUT=FOLDER_OR_URI" >&2; exit 2; fi
+ifeq ($(INPUT),)
+	@$(BIN)/python -m curation.samples "$(SAMPLES)"
+	@$(BIN)/rushes curate $(CONFIG) "input=$(SAMPLES)/videos" "output=$$OUTPUT" $(ARGS)
+else
+	@$(BIN)/rushes curate $(CONFIG) "input=$$INPUT" "output=$$OUTPUT" $(ARGS)
+endif
+
+test: check ## check, then the fast tests, with the 20 slowest named
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev ## kill matrices, soaks, whole films
+	$(BIN)/python -m pytest -m slow --timeout 2700 $(ARGS)
+
+check: $(VENV)/.dev ## ruff, pyright and the import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+samples: $(VENV)/.runtime ## fetch the sample videos (SET=default, small, film, camera or all)
+	@$(BIN)/python -m curation.samples "$(SAMPLES)" --set $(SET)
+
+report: $(VENV)/.runtime ## write the report of the data set OUTPUT anew
+	@$(BIN)/rushes report "$$OUTPUT" $(ARGS)
+
+bench: $(VENV)/.dev ## run every benchmark
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## remove .venv, the sample videos and all caches; data/ stays
+	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up: a stamp is written last, so what was interrupted is done again ---
+
+force:
+
+$(VENV)/.created: $(if $(ALIVE),,force)
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	tried=; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  command -v $$python >/dev/null 2>&1 || continue; \
+	  if ! $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	    tried="$$tried $$python ($$($$python --version 2>&1): 3.11 to 3.13 needed)"; continue; fi; \
+	  if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then \
+	    tried="$$tried $$python (no venv module: on Debian and Ubuntu, apt-get install $$(basename $$python)-venv)"; continue; fi; \
+	  echo "set-up: a virtual environment of $$($$python --version) in $(VENV)"; \
+	  $$python -m venv --clear $(VENV) && touch $@; exit; \
+	done; \
+	echo "set-up: no usable Python.$${tried:+ Tried:$$tried.}" >&2; \
+	echo "Install Python 3.11 or later with its venv module, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1
+
+$(VENV)/.pip: $(VENV)/.created pyproject.toml $(CONSTRAINTS) $(CHANGED)
+	@$(BIN)/python -m pip install --quiet --upgrade --disable-pip-version-check pip
+	@$(if $(CONSTRAINTS),grep -v '$(if $(filter cuda,$(CUDA)),^torch==,^$$)' $(CONSTRAINTS) > $(VENV)/constraints.txt)
+	@rm -f $(VENV)/.runtime $(VENV)/.dev
+	@echo "$(SETTINGS)" > $(VENV)/.settings
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.pip
+	@echo "set-up: installing rushes and its dependencies (once; about a minute)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "set-up: installing the tools for development and torch (once; about a minute)"
+	@$(PIP_INSTALL) -e ".[dev]"
+	@$(CHROMIUM)
+	@touch $@
+
+# The report is tested in a browser. Without one those tests skip and say so.
+define CHROMIUM
+browser() { for name in chromium chromium-browser google-chrome; do $$name --version >/dev/null 2>&1 && return; done; return 1; }; \
+if browser; then exit 0; fi; \
+echo "set-up: a browser for the report's tests"; \
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1; \
+  if browser; then exit 0; fi; \
+fi; \
+$(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
+echo "set-up: no Chromium, the report's browser tests will skip. To run them: install chromium, or $(BIN)/playwright install --with-deps chromium"
+endef
