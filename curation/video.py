@@ -158,6 +158,8 @@ class Scorer(Config):
     that could not be measured, and never raises for odd content.
     """
 
+    kind: str
+
     def columns(self) -> tuple[Column, ...]:
         raise NotImplementedError
 
@@ -170,6 +172,8 @@ class Scorer(Config):
 
 class ShotDetector(Config):
     """A shot detector is its own configuration, like a scorer. `shots` returns disjoint ascending spans."""
+
+    kind: str
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         raise NotImplementedError

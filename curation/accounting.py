@@ -1,0 +1,78 @@
+"""The counts of a dataset: files = ok + failed + duplicate, clips = kept + dropped, checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from curation.publish import snapshot
+from orchestration.errors import RushesError
+from orchestration.storage import Storage
+
+
+@dataclass
+class Accounts:
+    """What a dataset holds. Hours are of video, sizes of source files."""
+
+    videos: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "duplicate": 0})
+    clips: dict[str, int] = field(default_factory=lambda: {"kept": 0, "dropped": 0})
+    cuts: dict[str, int] = field(default_factory=lambda: {"copy": 0, "encode": 0, "none": 0})
+    captions: int = 0
+    latents: int = 0
+    hours: float = 0.0
+    kept_hours: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        videos, clips = self.videos, self.clips
+        table.add_row("videos", f"{sum(videos.values()):,}", " + ".join(f"{n:,} {name}" for name, n in videos.items()))
+        table.add_row("clips", f"{sum(clips.values()):,}", " + ".join(f"{n:,} {name}" for name, n in clips.items()))
+        table.add_row("kept clips", f"{clips['kept']:,}", " + ".join(f"{n:,} {name}" for name, n in self.cuts.items()))
+        table.add_row("hours", f"{self.hours:,.3f}", f"{self.kept_hours:,.3f} kept")
+        for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:8]:
+            table.add_row("failed", f"{count:,}", reason)
+        return table
+
+
+def account(storage: Storage) -> Accounts:
+    """Count the published tables. Raises RushesError where they do not add up, or where there is no dataset."""
+    found = Accounts()
+    if not storage.list("videos", ".parquet"):
+        raise RushesError(f"{storage.uri} holds no curated dataset; run `rushes curate` first")
+    reasons: Counter[str] = Counter()
+    for table in snapshot(storage, "videos", ["status", "reason", "duration_s"]):
+        for row in table.to_pylist():
+            found.videos[row["status"]] += 1
+            if row["status"] == "ok":
+                found.hours += (row["duration_s"] or 0) / 3600
+            elif row["status"] == "failed":
+                reasons[(row["reason"] or "").partition(":")[0].partition(" (")[0]] += 1
+    found.reasons = dict(reasons)
+    kept: set[str] = set()
+    if storage.exists("selection.parquet"):
+        with storage.open_read("selection.parquet") as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):
+                names, flags = batch.column(0).to_pylist(), batch.column(1).to_pylist()
+                kept.update(name for name, keep in zip(names, flags, strict=True) if keep)
+                found.clips["kept"] += sum(flags)
+                found.clips["dropped"] += len(flags) - sum(flags)
+    total = 0
+    for table in snapshot(storage, "clips", ["clip_id", "cut", "duration_s"]):
+        total += table.num_rows
+        for row in table.to_pylist():
+            if row["clip_id"] in kept:
+                found.cuts[row["cut"] or "none"] += 1
+                found.kept_hours += row["duration_s"] / 3600
+    if total != sum(found.clips.values()):
+        raise RushesError(
+            f"{storage.uri}: {total} clips but {sum(found.clips.values())} decisions; run `rushes select` to decide anew"
+        )
+    return found

@@ -1,0 +1,132 @@
+"""The commands of curation, as the command line calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+import yaml
+from rich.console import Console
+
+from curation.config import CurateConfig
+from curation.rules import Selection
+from orchestration.config import load_config
+from orchestration.errors import ConfigError
+from orchestration.lock import WriterLock
+from orchestration.storage import Storage
+
+OUT = Console()
+
+
+def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
+    settings = load_config(CurateConfig, config, overrides)
+    if dry_run:
+        from curation.estimate import estimate
+
+        OUT.print(estimate(settings, OUT))
+        return
+    from curation.curate import curate as run
+
+    OUT.print(run(settings, OUT))
+    storage = Storage(settings.output)
+    if settings.report.enabled:
+        OUT.print(f"report: {storage.path('report/index.html')}", soft_wrap=True, highlight=False)
+
+
+def select(config: Path, overrides: Sequence[str]) -> None:
+    from curation.accounting import account
+    from curation.schema import CLIPS
+    from curation.scorers import score_columns
+    from curation.select import select_dataset
+
+    settings = load_config(CurateConfig, config, overrides)
+    storage = Storage(settings.output)
+    account_before = account(storage)
+    with WriterLock(storage, "select"):
+        funnel = select_dataset(
+            storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage
+        )
+    OUT.print(funnel)
+    accounts = account(storage)
+    change = accounts.clips["kept"] - account_before.clips["kept"]
+    OUT.print(f"{accounts.clips['kept']:,} clips kept ({change:+,})", highlight=False)
+    if settings.cut.mode != "none" and accounts.cuts["none"]:
+        OUT.print(f"{accounts.cuts['none']:,} of them have no file yet: `rushes curate {config}` cuts them")
+
+
+def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
+    from curation.accounting import account
+
+    accounts = account(_dataset(target, overrides))
+    if as_json:
+        typer.echo(json.dumps(accounts.to_dict()))
+    else:
+        OUT.print(accounts)
+
+
+def report(config: Path, overrides: Sequence[str]) -> None:
+    from curation.report import write_report
+
+    settings = load_config(CurateConfig, config, overrides)
+    storage = Storage(settings.output)
+    with WriterLock(storage, "report"):
+        write_report(storage, settings)
+    OUT.print(f"report: {storage.path('report/index.html')}", soft_wrap=True, highlight=False)
+
+
+def explain(target: str, clip_id: str, overrides: Sequence[str], as_json: bool) -> None:
+    from curation.explain import explain as look_up
+    from curation.explain import render
+
+    storage = _dataset(target, overrides)
+    facts = look_up(storage, clip_id)
+    if as_json:
+        typer.echo(json.dumps(facts, default=str))
+        return
+    OUT.print(render(facts, _rule_texts(_last_config(storage).select)))
+
+
+def forget(target: str, video_id: str, overrides: Sequence[str], yes: bool) -> None:
+    from curation.forget import forget as take_down
+
+    storage = _dataset(target, overrides)
+    if not yes:
+        typer.confirm(f"Remove all rows and media of video {video_id} from {storage.uri} for good?", abort=True)
+    removed = take_down(storage, video_id)
+    OUT.print(f"removed {removed['clips']} clips, {removed['media']} files, {removed['rows']} rows of {video_id}")
+    OUT.print("a tombstone keeps it from being taken in again; `rushes report` makes the report anew")
+
+
+def doctor(config: Path | None, overrides: Sequence[str], as_json: bool) -> None:
+    from curation.doctor import checks
+    from orchestration.doctor import examine
+
+    settings = load_config(CurateConfig, config, overrides) if config else None
+    examine(checks(settings), as_json, OUT)
+
+
+def _rule_texts(selection: Selection) -> dict[str, list[str]]:
+    """Column -> the conditions on it, as text."""
+    found: dict[str, list[str]] = {}
+    for condition in selection.conditions:
+        found.setdefault(condition.column, []).append(condition.text(True))
+    return found
+
+
+def _dataset(target: str, overrides: Sequence[str]) -> Storage:
+    """A dataset by its folder or URI, or by a configuration that writes to it."""
+    if target.endswith((".yaml", ".yml")):
+        return Storage(load_config(CurateConfig, target, overrides).output)
+    if overrides:
+        raise ConfigError("key=value goes with a configuration, not with a dataset")
+    return Storage(target)
+
+
+def _last_config(storage: Storage) -> CurateConfig:
+    """The configuration of the dataset's newest curate run (run names begin with their time)."""
+    names = [name for name in storage.list("runs") if name.endswith("/config.yaml") and "-curate-" in name]
+    if not names:
+        raise ConfigError(f"{storage.uri} has no curate run")
+    return CurateConfig.model_validate(yaml.safe_load(storage.read_bytes(names[-1])))

@@ -1,0 +1,64 @@
+"""The configuration of a curation run: one YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from curation.cut import CutConfig
+from curation.decode import DecodeConfig
+from curation.plan import MeasurePlan
+from curation.rules import Selection
+from curation.schema import CLIPS
+from curation.scorers import AnyScorer, score_columns
+from curation.shots import Shots
+from curation.shots.adaptive import Adaptive
+from orchestration.config import Config
+from orchestration.runner import RayConfig
+
+
+def _share(value: object) -> object:
+    """`0.1%` and `0.001` mean the same."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+
+
+class ReportConfig(Config):
+    """The page that every run ends with."""
+
+    enabled: bool = True
+    previews: int = Field(6, ge=0, le=50)  # playable clips on each side of a threshold
+    max_mb: float = Field(25.0, gt=1)
+
+
+class CurateConfig(Config):
+    """`rushes curate`: raw videos in; scored, chosen and cut clips out."""
+
+    input: str  # a folder, a glob, a list file (.txt) or any fsspec URI
+    output: str  # the dataset: a folder or any fsspec URI
+    limit: int | None = Field(None, ge=1)  # take the first files only
+    sample: Share | None = None  # take a stable share of the files, as in 0.1%
+    scratch: str | None = None  # local folder for files in work; null: the system's temporary folder
+    damage: Literal["keep_clean", "reject", "keep"] = "keep_clean"  # of a damaged video: its clean clips, none, or all
+    decode: DecodeConfig = DecodeConfig()
+    shots: Shots = Adaptive()
+    scorers: tuple[AnyScorer, ...] = ()
+    select: Selection = Selection()  # `all`, or rules
+    cut: CutConfig = CutConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> CurateConfig:
+        measured = [column for scorer in self.scorers for column in scorer.columns()]
+        self.select.check_columns((*CLIPS, *measured), score_columns())
+        return self
+
+    @property
+    def plan(self) -> MeasurePlan:
+        return MeasurePlan(shots=self.shots, scorers=self.scorers)

@@ -1,0 +1,72 @@
+"""`rushes explain`: everything the dataset knows of one clip, and why it was kept or dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from rich.table import Table
+
+from curation.schema import CLIPS
+from curation.scorers import score_columns
+from orchestration.errors import ConfigError
+from orchestration.storage import Storage
+
+
+def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
+    """{"clip", "video", "decision", "captions", "shards"}; raises ConfigError for an unknown clip."""
+    clips = _rows(storage, "clips", "clip_id", clip_id, without=("thumbnail",))
+    if not clips:
+        raise ConfigError(f"there is no clip {clip_id!r} in {storage.uri}; ids are in clips/*.parquet and the report")
+    clip = clips[0]
+    videos = [row for row in _rows(storage, "videos", "video_id", clip["video_id"]) if row["status"] == "ok"]
+    decisions = _rows(storage, "selection.parquet", "clip_id", clip_id)
+    return {
+        "clip": clip,
+        "video": videos[0] if videos else None,
+        "decision": decisions[0] if decisions else None,
+        "captions": _rows(storage, "captions", "clip_id", clip_id),
+    }
+
+
+def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
+    """`thresholds`: conditions of the configuration by column, as text."""
+    clip, video, decision = facts["clip"], facts["video"] or {}, facts["decision"] or {}
+    table = Table(title=clip["clip_id"], title_justify="left", show_header=True, header_style="bold")
+    table.add_column("")
+    table.add_column("value")
+    table.add_column("unit")
+    table.add_column("rule")
+    table.add_row("source", str(video.get("uri")), "", "")
+    span = f"frames {clip['start_frame']} to {clip['end_frame'] - 1}, {clip['start_s']:.3f} to {clip['end_s']:.3f} s"
+    table.add_row("span", span, "", "")
+    kept = decision.get("kept")
+    verdict = "not decided yet" if kept is None else "kept" if kept else f"dropped: {decision['drop_reason']}"
+    table.add_row("decision", verdict, "", "")
+    for reason in (decision.get("drop_reasons") or [])[1:]:
+        table.add_row("", f"also: {reason}", "", "")
+    made = clip["media"] or "not cut"
+    table.add_row("file", f"{made} ({clip['cut']}{', ' + clip['cut_reason'] if clip['cut_reason'] else ''})", "", "")
+    table.add_section()
+    shown = {"duration_s", "decode_errors"}
+    for column in (*(c for c in CLIPS if c.name in shown), *score_columns()):
+        value = clip.get(column.name)
+        text = "not scored" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(column.name, text, column.unit, "; ".join(thresholds.get(column.name, [])))
+    for caption in facts["captions"]:
+        table.add_row("caption", str(caption.get("dense")), "", str(caption.get("status")))
+    return table
+
+
+def _rows(
+    storage: Storage, name: str, key: str, value: str, without: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    files = [storage.path(file) for file in storage.list(name, ".parquet")]
+    if name.endswith(".parquet"):
+        files = [storage.path(name)] if storage.exists(name) else []
+    if not files:
+        return []
+    table = ds.dataset(files, filesystem=storage.fs, format="parquet")
+    columns = [column for column in table.schema.names if column not in without]
+    return table.to_table(columns=columns, filter=pc.field(key) == value).to_pylist()

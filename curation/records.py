@@ -1,0 +1,76 @@
+"""Rows of the append-only parts: what a scan of one video leaves, and what later fills in."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from curation.schema import CLIPS, VIDEOS
+from curation.scorers import score_columns
+from curation.video import Scorer
+from orchestration.ledger import Ledger
+from orchestration.storage import Storage
+
+TIMINGS = ("fetch_s", "decode_s", "shots_s", "score_s", "cut_s")
+
+
+def clip_schema() -> pa.Schema:
+    """Columns of the clips table, the thumbnail last."""
+    fields = [pa.field(column.name, column.type) for column in (*CLIPS, *score_columns())]
+    return pa.schema([*fields, pa.field("thumbnail", pa.binary())])
+
+
+def scan_schema() -> pa.Schema:
+    """One row a listed object. `measured` names the scorers (see `token`) whose columns the clips hold."""
+    return pa.schema(
+        [
+            pa.field("listing_id", pa.string()),
+            pa.field("run", pa.int64()),
+            *(pa.field(column.name, column.type) for column in VIDEOS),
+            pa.field("shots", pa.string()),
+            pa.field("measured", pa.list_(pa.string())),
+            *(pa.field(name, pa.float64()) for name in TIMINGS),
+            pa.field("clips", pa.list_(pa.struct(list(clip_schema())))),
+        ]
+    )
+
+
+def token(scorer: Scorer) -> str:
+    """Names a scorer with its settings: scores made with other settings are other scores."""
+    return f"{scorer.kind}:{scorer.fingerprint()}"
+
+
+def scans(storage: Storage) -> Ledger:
+    """One row a listed object and version; the commit unit of a run."""
+    return Ledger(storage, "scan", scan_schema(), "listing_id")
+
+
+def scores(storage: Storage, scorer: Scorer) -> Ledger:
+    """Scores that a scan did not measure, or measured with other settings; one row a video and settings."""
+    columns = [pa.field("clip_id", pa.string()), *(pa.field(c.name, c.type) for c in scorer.columns())]
+    schema = pa.schema(
+        [
+            pa.field("key", pa.string()),
+            pa.field("video_id", pa.string()),
+            pa.field("measured", pa.string()),
+            pa.field("reason", pa.string()),
+            pa.field("clips", pa.list_(pa.struct(columns))),
+        ]
+    )
+    return Ledger(storage, f"scores/{scorer.kind}", schema, "key")
+
+
+def cuts(storage: Storage) -> Ledger:
+    """Clips that were chosen after their video was scanned; one row a video and set of clips."""
+    clip = pa.struct([pa.field(name, pa.string()) for name in ("clip_id", "media", "cut", "cut_reason")])
+    schema = pa.schema(
+        [pa.field("key", pa.string()), pa.field("video_id", pa.string()), pa.field("clips", pa.list_(clip))]
+    )
+    return Ledger(storage, "cuts", schema, "key")
+
+
+TOMBSTONES = pa.schema([("video_id", pa.string()), ("date", pa.string())])
+
+
+def tombstones(storage: Storage) -> Ledger:
+    """Videos that were taken down; they are never taken in again."""
+    return Ledger(storage, "tombstones", TOMBSTONES, "video_id")

@@ -1,0 +1,122 @@
+"""`rushes`: one static table from command to function. A stage is imported when its command is called, never before."""
+
+from __future__ import annotations
+
+import signal
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.errors import RushesError
+
+# command → module:function that does it; each gets the command's arguments by name
+COMMANDS = {
+    "curate": "curation.commands:curate",
+    "select": "curation.commands:select",
+    "status": "curation.commands:status",
+    "report": "curation.commands:report",
+    "explain": "curation.commands:explain",
+    "forget": "curation.commands:forget",
+    "doctor": "curation.commands:doctor",
+}
+
+app = typer.Typer(
+    help="Raw video buckets in, a trained text-to-video model out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration, see configs/")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="override settings, as in cut.audio=true")
+]
+Target = Annotated[str, typer.Argument(metavar="CONFIG|DATASET", help="configuration, or the dataset's folder or URI")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def curate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing; tell what would be done")] = False,
+) -> None:
+    """Raw videos in; scored, chosen and losslessly cut clips out."""
+    _call("curate", config=config, overrides=overrides or [], dry_run=dry_run)
+
+
+@app.command()
+def select(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Decide every clip anew from its scores; no video is opened."""
+    _call("select", config=config, overrides=overrides or [])
+
+
+@app.command()
+def status(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Counts of a dataset: videos, clips, captions, latents."""
+    _call("status", target=target, overrides=overrides or [], as_json=as_json)
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make report/index.html anew."""
+    _call("report", config=config, overrides=overrides or [])
+
+
+@app.command()
+def explain(
+    target: Target,
+    clip_id: Annotated[str, typer.Argument(metavar="CLIP_ID")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Why a clip was kept or dropped: source, span, every score beside its threshold, file."""
+    _call("explain", target=target, clip_id=clip_id, overrides=overrides or [], as_json=as_json)
+
+
+@app.command()
+def forget(
+    target: Target,
+    video_id: Annotated[str, typer.Argument(metavar="VIDEO_ID", help="16 digits or more")],
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Take a video down: remove its rows and media, and keep it from coming back."""
+    _call("forget", target=target, video_id=video_id, overrides=overrides or [], yes=yes)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """What works on this machine, and what to do about what does not."""
+    _call("doctor", config=config, overrides=overrides or [], as_json=as_json)
+
+
+def _call(command: str, **arguments: Any) -> None:
+    module, _, function = COMMANDS[command].partition(":")
+    try:
+        getattr(import_module(module), function)(**arguments)
+    except RushesError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        typer.secho("stopped. Run the same command again to go on.", err=True)
+        raise typer.Exit(1) from error
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

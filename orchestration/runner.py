@@ -1,0 +1,318 @@
+"""Ray Data as the engine: rows in, receipts out; every row is accounted for, whatever dies.
+
+A worker commits each row itself before it returns the receipt, and committing twice is harmless, so a row that Ray tries
+again costs one look at the ledger. (Ray Data's own checkpoints commit a block at a time, hold every id in the driver, and
+add a filter stage that takes a CPU of its own; a dataset of parts named by their key needs none of that.)
+
+First pass: Ray Data streams the listing through a pool of actors, with bounded retries. Second pass: what is still not
+committed runs alone, a task a row. What dies there as well is given to `crashed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestration.config import Config
+from orchestration.errors import RushesError
+from orchestration.runs import log
+
+BEAT_S = 1.0
+
+
+class RayConfig(Config):
+    """Where the work runs."""
+
+    address: str | None = None  # of a running cluster ("auto", "ray://host:10001"); null starts Ray on this machine
+    workers: int | None = None  # videos at once; null: one a CPU
+    worker_cpus: float = 1.0  # CPUs that Ray reserves for each worker
+    worker_memory_gb: float = 1.5  # that a worker and its decoder usually need; bounds how many run at once
+    stall_s: float = 900.0  # a run in which no worker reports anything for so long is stopped
+
+
+class Worker(Protocol):
+    """Made once in an actor; called for one row, it commits the row and returns a receipt (JSON values).
+
+    `beat(frames, label)` reports progress inside a row; it may be called at any rate.
+    """
+
+    def __call__(self, row: dict[str, Any], beat: Callable[[int, str], None]) -> dict[str, Any]: ...
+
+
+class Stopped(RushesError):
+    """The user asked the run to stop."""
+
+
+class Stalled(RushesError):
+    """Nothing moved for `stall_s`."""
+
+
+@dataclass
+class Engine:
+    """A Ray session for one run."""
+
+    config: RayConfig
+    workers: int
+
+
+@contextlib.contextmanager
+def engine(config: RayConfig, scratch: Path) -> Iterator[Engine]:
+    """Start Ray here, or connect to `config.address`; end it afterwards. SIGTERM and Ctrl-C raise Stopped inside."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(scratch))
+    import ray
+
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    previous = signal.signal(signal.SIGTERM, _stop)
+    home = None
+    try:
+        if config.address is None:
+            memory = psutil.virtual_memory().available
+            fitting = max(1, int(memory * 0.8 / (config.worker_memory_gb * 2**30)))
+            workers = config.workers or min(cpus, fitting)
+            # More logical CPUs than there are: Ray Data's own tasks must never wait for the actors to end.
+            logical = int(workers * config.worker_cpus) + cpus + 2
+            home = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
+            ray.init(
+                num_cpus=logical,
+                include_dashboard=False,
+                object_store_memory=int(min(2**29, memory // 8)),
+                _temp_dir=str(home),
+                **quiet,
+            )
+        else:
+            ray.init(address=config.address, ignore_reinit_error=True, **quiet)
+            total = ray.cluster_resources().get("CPU", 1)
+            workers = config.workers or max(1, int((total - 1) / config.worker_cpus))
+        yield Engine(config, workers)
+    except KeyboardInterrupt as error:
+        raise Stopped("stopped. Finished videos are kept; run the same command again to go on.") from error
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ray.shutdown()
+        if home is not None:
+            shutil.rmtree(home, ignore_errors=True)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_rows(
+    engine: Engine,
+    listing: Sequence[str],
+    worker: Callable[[], Worker],
+    *,
+    key: str,
+    is_committed: Callable[[str], bool],
+    crashed: Callable[[dict[str, Any], str], dict[str, Any]],
+    filesystem: Any = None,
+    on_progress: Callable[[int, list[str]], None],
+) -> Iterator[dict[str, Any]]:
+    """Run `worker` on every row of the Parquet files `listing`; yields the receipts as they come.
+
+    `key` names a row. `is_committed(key)` is asked after the first pass; `crashed(row, reason)` commits a row that killed its worker twice and returns its receipt.
+    `on_progress(frames, busy)` is called about once a second.
+    """
+    import ray
+
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    watch = _Watch(board, engine.config.stall_s, on_progress)
+    seen: set[str] = set()
+    for receipt in watch.follow(_first_pass(engine, listing, worker, board, filesystem)):
+        seen.add(receipt["key"])
+        yield receipt
+    left = [row for row in _rows(listing, filesystem) if row[key] not in seen]
+    if left:
+        log.warning("%d rows were not finished in the first pass; each runs alone now", len(left))
+    single = ray.remote(max_retries=0, num_cpus=engine.config.worker_cpus)(_alone)
+    for row in left:
+        try:
+            yield watch.wait(single.remote(worker, board, row))
+        except ray.exceptions.RayError as error:
+            if is_committed(row[key]):
+                continue
+            log.error("%s died twice: %s", row[key], error)
+            yield crashed(row, _reason(error))
+
+
+def _first_pass(
+    engine: Engine, listing: Sequence[str], worker: Callable[[], Worker], board: Any, filesystem: Any
+) -> Iterator[dict[str, Any]]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # a block that failed is found missing, and its row runs alone in the second pass
+    # Rows are small and slow: one row a task keeps what a dead worker repeats to one video.
+    dataset = ray.data.read_parquet(list(listing), filesystem=filesystem).repartition(target_num_rows_per_block=1)
+    receipts = dataset.map_batches(
+        _Actor,
+        fn_constructor_args=(worker, board),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=engine.workers, max_tasks_in_flight_per_actor=1),
+        num_cpus=engine.config.worker_cpus,
+        max_restarts=1000,
+        max_task_retries=0,
+    )
+    try:
+        for batch in receipts.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield from (json.loads(text) for text in batch.column("receipt").to_pylist())
+    except ray.exceptions.RayError as error:
+        log.warning("the first pass ended early: %s", error)
+
+
+def _alone(worker: Callable[[], Worker], board: Any, row: dict[str, Any]) -> dict[str, Any]:
+    return _Actor(worker, board).one(row)
+
+
+class _Actor:
+    """Holds one worker; passes rows in and receipts out."""
+
+    def __init__(self, worker: Callable[[], Worker], board: Any):
+        self._worker, self._board = worker(), board
+        self._name = uuid.uuid4().hex
+        self._last = 0.0
+
+    def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
+        return {"receipt": [json.dumps(self.one(row)) for row in batch.to_pylist()]}
+
+    def one(self, row: dict[str, Any]) -> dict[str, Any]:
+        receipt = self._worker(row, self._beat)
+        self._board.done.remote(self._name, receipt.get("frames", 0))
+        return receipt
+
+    def _beat(self, frames: int, label: str) -> None:
+        if time.monotonic() - self._last >= BEAT_S:
+            self._last = time.monotonic()
+            self._board.beat.remote(self._name, frames, label)
+
+
+class _Board:
+    """A Ray actor on which workers write what they are doing."""
+
+    def __init__(self) -> None:
+        self._busy: dict[str, tuple[int, str]] = {}
+        self._frames = self._messages = 0
+
+    def beat(self, worker: str, frames: int, label: str) -> None:
+        self._messages += 1
+        self._busy[worker] = (frames, label)
+
+    def done(self, worker: str, frames: int) -> None:
+        self._messages += 1
+        self._frames += frames
+        self._busy.pop(worker, None)
+
+    def look(self) -> tuple[int, int, list[str]]:
+        """(messages so far, frames so far, what is being worked on)"""
+        frames = self._frames + sum(count for count, _ in self._busy.values())
+        return self._messages, frames, [label for _, label in self._busy.values()]
+
+
+class _Watch:
+    """Looks at the board about once a second; notices a run that does not move."""
+
+    def __init__(self, board: Any, stall_s: float, on_progress: Callable[[int, list[str]], None]):
+        self._board, self._stall, self._report = board, stall_s, on_progress
+        self._messages = -1
+        self._moved = time.monotonic()
+
+    def follow(self, receipts: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The same receipts; they are drawn in a thread so that waiting for one never blinds the watch."""
+        mail: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+        def draw() -> None:
+            try:
+                for receipt in receipts:
+                    mail.put(("receipt", receipt))
+                mail.put(("end", None))
+            except BaseException as error:
+                mail.put(("error", error))
+
+        threading.Thread(target=draw, daemon=True, name="receipts").start()
+        looked = 0.0
+        while True:
+            if time.monotonic() - looked > BEAT_S:
+                self.look()
+                looked = time.monotonic()
+            try:
+                kind, value = mail.get(timeout=BEAT_S)
+            except queue.Empty:
+                continue
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+
+    def wait(self, pending: Any) -> Any:
+        import ray
+
+        while not ray.wait([pending], timeout=BEAT_S)[0]:
+            self.look()
+        return ray.get(pending)
+
+    def look(self) -> None:
+        import ray
+
+        try:
+            messages, frames, busy = ray.get(self._board.look.remote(), timeout=10)
+        except ray.exceptions.GetTimeoutError:
+            messages, frames, busy = self._messages, 0, []
+        if messages != self._messages:
+            self._messages, self._moved = messages, time.monotonic()
+            self._report(frames, busy)
+        elif time.monotonic() - self._moved > self._stall:
+            stage = f"while working on {', '.join(busy[:3])}" if busy else "and no worker has started a row"
+            raise Stalled(f"nothing moved for {self._stall:g} s {stage}. Is the cluster out of CPUs or memory?")
+
+
+def _rows(listing: Sequence[str], filesystem: Any) -> Iterator[dict[str, Any]]:
+    for name in listing:
+        with pq.ParquetFile(name, filesystem=filesystem) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+
+
+def _reason(error: Exception) -> str:
+    import ray
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"crashed: {type(error.cause).__name__}: {error.cause}"
+    return "crashed: its worker process died twice"
+
+
+def _token(scratch: Path) -> Path:
+    """A fresh secret that only this user can read: other users of the machine cannot talk to this Ray."""
+    path = scratch / "ray-token"
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
