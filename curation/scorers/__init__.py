@@ -1,0 +1,34 @@
+"""Scorers: one file, one config, documented columns. A new one is one file here and one line in `AnyScorer`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Union, get_args
+
+from pydantic import Field
+
+from curation.scorers.blockiness import Blockiness
+from curation.scorers.borders import Borders
+from curation.scorers.camera_motion import CameraMotion
+from curation.scorers.exposure import Exposure
+from curation.scorers.freeze import Freeze
+from curation.scorers.motion import Motion
+from curation.scorers.sharpness import Sharpness
+from curation.video import Column
+
+AnyScorer = Annotated[
+    Union[  # noqa: UP007 - one line a scorer
+        Motion,
+        CameraMotion,
+        Freeze,
+        Borders,
+        Sharpness,
+        Exposure,
+        Blockiness,
+    ],
+    Field(discriminator="kind"),
+]
+
+
+def score_columns() -> tuple[Column, ...]:
+    """Columns of all registered scorers, in the order of the registry."""
+    return tuple(column for scorer in get_args(get_args(AnyScorer)[0]) for column in scorer().columns())
