@@ -1,0 +1,105 @@
+"""Cutting clips out of a video: packets copied and checked, encoded where that cannot be, or not at all.
+
+Runs in the guarded child process: the file is untrusted, decoding is single-threaded, and a clip that cannot be made is
+a result with its reason, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+
+from curation.container import NotVideo
+from curation.encode import encode_clips
+from curation.remux import CannotCopy, Run, copy_clips, plan, survey
+from curation.verify import verify_copy
+from curation.video import Span
+from orchestration.config import Config
+
+
+class CutConfig(Config):
+    """How clips become files."""
+
+    mode: Literal["copy", "encode", "none"] = "copy"  # none: no files; spans are read from the source
+    audio: bool = False  # keep the sound
+    verify: Literal["ends", "full"] = "ends"  # what a copy must prove, see curation.verify; full decodes every frame
+    # Encoder for what cannot be copied: libx264, libx265, or h264_nvenc and hevc_nvenc on an NVIDIA GPU.
+    codec: Literal["libx264", "libx265", "h264_nvenc", "hevc_nvenc"] = "libx264"
+    quality: int = 18  # CRF (x264, x265) or CQ (NVENC): lower is better and larger
+    preset: str = ""  # of the encoder; empty: veryfast, or p4 with NVENC
+    gop: int = 48  # frames between keyframes at most: how far a reader has to decode to reach a frame
+
+
+@dataclass(frozen=True)
+class CutRequest:
+    """One clip to cut, as the scan saw it. Times are in the video stream's time base."""
+
+    span: Span  # by decoded-frame index
+    start_pts: int | None  # timestamp of the first frame; None where the file has none
+    end_pts: int | None  # timestamp at which the last frame ends
+    first_hash: int  # container.frame_hash of the first frame
+    last_hash: int
+    frames_hash: str  # XXH3-128 over all frames' hashes as little-endian uint64
+    target: Path
+
+
+@dataclass
+class CutResult:
+    """What became of a request. `cut` is none where no file was made."""
+
+    cut: Literal["copy", "encode", "none"]
+    reason: str | None = None  # why it is not a copy; None for copies and where cutting is off
+    verified: str = ""  # what was proven of a copy: ends or full; of an encoded clip: count
+
+
+def cut_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig) -> list[CutResult]:
+    """Make the clips of one file, in the order of `requests`. Never raises for what the file holds."""
+    if config.mode == "none":
+        return [CutResult("none") for _ in requests]
+    results: dict[int, CutResult] = {}
+    reasons = dict.fromkeys(range(len(requests)), "configured")
+    if config.mode == "copy":
+        results, reasons = _copy(source, requests, config)
+    if reasons:
+        clips = sorted(reasons)
+        outcomes = encode_clips(source, [requests[clip] for clip in clips], config)
+        for clip, failure in zip(clips, outcomes, strict=True):
+            if failure is None:
+                results[clip] = CutResult("encode", reasons[clip], "count")
+            else:
+                results[clip] = CutResult("none", f"{reasons[clip]}; {failure}")
+    return [results[clip] for clip in range(len(requests))]
+
+
+def _copy(
+    source: Path, requests: Sequence[CutRequest], config: CutConfig
+) -> tuple[dict[int, CutResult], dict[int, str]]:
+    """Copy what can be copied: results of the copies, and reasons for the others."""
+    runs: dict[int, Run] = {}
+    reasons: dict[int, str] = {}
+    try:
+        table, time_base = survey(source)
+        for clip, request in enumerate(requests):
+            try:
+                runs[clip] = plan(table, request, time_base)
+            except CannotCopy as error:
+                reasons[clip] = str(error)
+        clips = list(runs)
+        failures = copy_clips(source, [requests[c] for c in clips], [runs[c] for c in clips], config.audio)
+    except (NotVideo, CannotCopy, av.FFmpegError, OSError) as error:
+        return {}, {clip: reasons.get(clip, str(error)) for clip in range(len(requests))}
+    reasons |= {clip: failure for clip, failure in zip(clips, failures, strict=True) if failure is not None}
+    written = [clip for clip in clips if clip not in reasons]
+    results: dict[int, CutResult] = {}
+    for clip in written:
+        failure, checked = verify_copy(requests[clip], runs[clip], config.verify == "full")
+        if failure is None:
+            results[clip] = CutResult("copy", None, checked)
+        else:
+            requests[clip].target.unlink(missing_ok=True)
+            reasons[clip] = f"copy did not verify: {failure}"
+    return results, reasons

@@ -1,0 +1,287 @@
+"""Lossless cuts: the source's own packets in an mp4, with what must not be seen hidden by an edit list.
+
+A clip begins at the last keyframe from which its first frame can be decoded and ends with the last packet, in decode
+order, that one of its frames needs. Time 0 is the clip's first frame: what is decoded before it has negative time, and
+the edit ends with the clip's last frame (see curation.mp4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from curation.audio import AudioDecoder, AudioTrack, open_audio
+from curation.container import open_video
+from curation.mp4 import Mp4Error, trim_edits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from curation.cut import CutRequest
+
+NONE = np.iinfo(np.int64).min  # a timestamp that is not there
+# Equal packets give equal bytes: no date, no library version.
+RECENT = 1000  # packets by which sound and pictures of the same time may lie apart
+MUX_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart", "use_editlist": "1"}
+
+
+class CannotCopy(ValueError):
+    """Why the packets of a clip cannot be copied; the message becomes its `cut_reason`."""
+
+
+@dataclass(frozen=True)
+class PacketTable:
+    """What the demuxer says of every packet of the video stream, in decode order; arrays are [packets]."""
+
+    pts: np.ndarray  # int64, NONE where missing
+    dts: np.ndarray
+    duration: np.ndarray
+    key: np.ndarray  # bool
+    shown: np.ndarray  # bool; False for packets that the source's own edit list hides
+    plain: np.ndarray  # bool; False where the packet changes the decoder's set-up
+
+    def random_access(self, packet: int) -> int | None:
+        """The packet from which to decode so that `packet` comes out right, None where there is none.
+
+        A keyframe shown later than the frame does not do: with an open GOP the pictures between them in decode order
+        need the GOP before.
+        """
+        keys = np.flatnonzero(self.key[: packet + 1] & (self.pts[: packet + 1] <= self.pts[packet]))
+        return int(keys[-1]) if len(keys) else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Packets `[first, last]` in decode order that make one clip."""
+
+    first: int
+    last: int
+    pts: np.ndarray  # [last - first + 1] int64, from the clip's first frame, in the stream's time base
+    dts: np.ndarray
+    plain: bool  # no packet changes the decoder's set-up
+    length: int  # from the first frame's start to the last frame's end, in the stream's time base
+    time_base: Fraction
+
+
+def packet_table(packets: Iterable[av.Packet]) -> PacketTable:
+    rows = [
+        (
+            NONE if p.pts is None else p.pts,
+            NONE if p.dts is None else p.dts,
+            p.duration or 0,
+            p.is_keyframe,
+            not p.is_discard,
+            not p.has_sidedata("new_extradata"),
+        )
+        for p in packets
+        if p.size
+    ]
+    columns = np.array(rows, np.int64).reshape(-1, 6).T
+    return PacketTable(*columns[:3], *(column.astype(bool) for column in columns[3:]))
+
+
+def survey(source: Path) -> tuple[PacketTable, Fraction]:
+    """Read the packet headers of a whole file and its time base; nothing is decoded. Raises NotVideo, CannotCopy."""
+    container, stream = open_video(source)
+    with container:
+        for other in container.streams:
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        if stream.time_base is None:
+            raise CannotCopy("the source has no time base")
+        try:
+            return packet_table(container.demux(stream)), stream.time_base
+        except av.FFmpegError as error:
+            raise CannotCopy(f"the packets cannot be read ({error.strerror})") from error
+
+
+def plan(table: PacketTable, request: CutRequest, time_base: Fraction) -> Run:
+    """Choose the packets of a clip. Raises CannotCopy with the reason."""
+    if request.start_pts is None or request.end_pts is None:
+        raise CannotCopy("the source has no timestamps")
+    inside = (table.pts >= request.start_pts) & (table.pts < request.end_pts) & (table.pts != NONE) & table.shown
+    index = np.flatnonzero(inside)
+    if not len(index):
+        raise CannotCopy("no packet has the timestamps of its frames")
+    start = int(index[np.argmin(table.pts[index])])
+    if table.pts[start] != request.start_pts:
+        raise CannotCopy("no packet has the timestamp of the first frame")
+    first, last = table.random_access(start), int(index[-1])
+    if first is None:
+        raise CannotCopy("there is no keyframe before the first frame")
+    run = slice(first, last + 1)
+    pts = table.pts[run]
+    if (pts == NONE).any() or len(np.unique(pts)) != len(pts):
+        raise CannotCopy("some of its packets have no timestamp of their own")
+    dts = table.dts[run]
+    if (dts == NONE).any() or (np.diff(dts) <= 0).any() or (dts > pts).any():
+        dts = decode_times(pts)
+    zero = request.start_pts
+    length = request.end_pts - request.start_pts
+    return Run(first, last, pts - zero, dts - zero, bool(table.plain[run].all()), length, time_base)
+
+
+def reorder_depth(pts: np.ndarray) -> int:
+    """Most packets that must be decoded before the one that is shown first among those not yet shown."""
+    order = np.argsort(np.argsort(pts, kind="stable"), kind="stable")
+    return int(np.maximum(np.arange(len(pts)) - order, 0).max(initial=0))
+
+
+def decode_times(pts: np.ndarray) -> np.ndarray:
+    """Ascending decode timestamps, never later than `pts`: mp4 needs them, some containers have none."""
+    delay = reorder_depth(pts)
+    ordered = np.sort(pts)
+    step = max(1, int(np.diff(ordered).min(initial=1))) if len(ordered) > 1 else 1
+    early = ordered[0] - step * np.arange(delay, 0, -1)
+    return np.concatenate([early, ordered])[: len(pts)]
+
+
+def movie_options(time_base: Fraction) -> dict[str, str]:
+    """Muxer options under which the stream's times are whole ticks of the track and of the movie's edit list."""
+    scale = time_base.denominator * max(1, -(-90000 // time_base.denominator))
+    return {**MUX_OPTIONS, "movie_timescale": str(scale), "video_track_timescale": str(scale)}
+
+
+class Remuxer:
+    """Writes one clip's packets to a file, in the order in which they come from the demuxer."""
+
+    def __init__(
+        self, run: Run, request: CutRequest, video: VideoStream, audio: AudioStream | None, decode: AudioDecoder
+    ):
+        self.run, self.target = run, request.target
+        self.output = av.open(str(self.target), "w", format="mp4", options=movie_options(run.time_base))
+        try:
+            self.video = self.output.add_stream_from_template(video, opaque=True)
+        except ValueError as error:
+            self.output.close()
+            self.target.unlink(missing_ok=True)
+            raise CannotCopy(f"mp4 cannot hold {video.codec_context.name}") from error
+        self.video.time_base = run.time_base
+        if video.sample_aspect_ratio:  # the container's, which the codec parameters need not have
+            self.video.codec_context.sample_aspect_ratio = video.sample_aspect_ratio
+        self.audio: AudioTrack | None = None
+        if audio is not None:
+            start = (request.start_pts or 0) * run.time_base
+            self.audio = open_audio(self.output, audio, start, start + run.length * run.time_base, decode)
+
+    def add_video(self, index: int, packet: av.Packet) -> None:
+        number = index - self.run.first
+        copy = av.Packet(packet)  # type: ignore[arg-type]  # shares the bytes; the clips may overlap
+        copy.stream = self.video
+        copy.time_base = self.run.time_base
+        copy.pts, copy.dts = int(self.run.pts[number]), int(self.run.dts[number])
+        copy.duration = packet.duration or 0
+        copy.is_keyframe = packet.is_keyframe
+        self.output.mux_one(copy)
+
+    def close(self) -> None:
+        if self.audio is not None:
+            self.audio.finish()
+        self.output.close()
+        trim_edits(self.target, self.run.length * self.run.time_base)
+
+    def abort(self) -> None:
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self.output.close()
+        self.target.unlink(missing_ok=True)
+
+
+def copy_clips(source: Path, requests: Sequence[CutRequest], runs: Sequence[Run], audio: bool) -> list[str | None]:
+    """Write all runs in one pass over the source. Returns, for each, why it failed; None where the file is there.
+
+    A file that failed is removed.
+    """
+    container, video = open_video(source)
+    with container:
+        sound = container.streams.best("audio") if audio else None
+        for other in container.streams:
+            if other is not video and other is not sound:
+                other.discard = av.stream.Discard.all
+        return _Pass(video, sound, requests, runs).through(
+            container.demux([s for s in (video, sound) if s is not None])  # type: ignore[arg-type]
+        )
+
+
+class _Pass:
+    """One pass of a file's packets past the clips that want them."""
+
+    def __init__(
+        self, video: VideoStream, sound: AudioStream | None, requests: Sequence[CutRequest], runs: Sequence[Run]
+    ):
+        self.video, self.sound, self.requests, self.runs = video, sound, requests, runs
+        self.reasons: list[str | None] = ["the file ended before the clip"] * len(runs)
+        self.open: dict[int, Remuxer] = {}
+        self.decode = AudioDecoder()
+        self.recent: deque[av.Packet] = deque(maxlen=RECENT)  # sound may be stored before the pictures it goes with
+        self.waiting = sorted(range(len(runs)), key=lambda clip: runs[clip].first)
+
+    def through(self, packets: Iterable[av.Packet]) -> list[str | None]:
+        index = 0
+        try:
+            for packet in packets:
+                if not packet.size:
+                    continue
+                if packet.stream_index != self.video.index:
+                    self._sound(packet)
+                    continue
+                self._start(index)
+                for clip in [c for c in self.open if index <= self.runs[c].last]:
+                    self._guard(clip, lambda mux, p=packet, i=index: mux.add_video(i, p))
+                self._end(index)
+                index += 1
+                if not self.waiting and not self.open:
+                    break
+        except av.FFmpegError as error:
+            for clip in {*self.open, *self.waiting}:
+                self.reasons[clip] = f"the packets cannot be read ({error.strerror})"
+        for clip in list(self.open):
+            if index > self.runs[clip].last:
+                self._finish(clip)
+            else:
+                self.open.pop(clip).abort()
+        return self.reasons
+
+    def _start(self, index: int) -> None:
+        while self.waiting and self.runs[self.waiting[0]].first <= index:
+            clip = self.waiting.pop(0)
+            request, run = self.requests[clip], self.runs[clip]
+            try:
+                self.open[clip] = Remuxer(run, request, self.video, self.sound, self.decode)
+                for packet in self.recent:
+                    self._guard(clip, lambda mux, p=packet: mux.audio.add(p) if mux.audio else None)
+            except (CannotCopy, av.FFmpegError, OSError) as error:
+                self.reasons[clip] = str(error)
+
+    def _sound(self, packet: av.Packet) -> None:
+        self.recent.append(packet)
+        for clip in list(self.open):
+            self._guard(clip, lambda mux: mux.audio.add(packet) if mux.audio else None)
+
+    def _end(self, index: int) -> None:
+        for clip in list(self.open):
+            audio = self.open[clip].audio
+            late = index - self.runs[clip].last
+            # ... or behind them: a clip with sound stays open until its end has come by, or seems never to come.
+            if late >= 0 and (audio is None or audio.ended or late >= RECENT):
+                self._finish(clip)
+
+    def _finish(self, clip: int) -> None:
+        self.reasons[clip] = None
+        self._guard(clip, lambda mux: mux.close())
+        self.open.pop(clip, None)
+
+    def _guard(self, clip: int, action) -> None:
+        try:
+            action(self.open[clip])
+        except (av.FFmpegError, Mp4Error, OSError, ValueError) as error:
+            self.open.pop(clip).abort()
+            self.reasons[clip] = f"the packets do not fit into mp4 ({getattr(error, 'strerror', None) or error})"

@@ -1,0 +1,112 @@
+"""Is a copied clip what it should be? It is read back from the file as any reader would.
+
+`ends` proves: the file shows as many pictures as the span has frames, and its first and its last frame, decoded from
+the file, have the scan's hashes. The pictures between are the source's packets, in order and without a gap, so a fault
+there would have to leave the last frame right. Where a picture may be more or less than a packet (fields, hidden
+frames), the decoder's set-up changes on the way, or the file does not say how far it has to reorder, `full` is used.
+
+`full` proves: every decoded frame has the scan's hash, and there are no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import xxhash
+from av.video.stream import VideoStream
+
+from curation.container import OPEN_OPTIONS, frame_hash
+from curation.remux import PacketTable, Run, packet_table, reorder_depth
+
+if TYPE_CHECKING:
+    from curation.cut import CutRequest
+
+# Opening a file decodes a picture to learn its format, as expensive as the whole copy; the check decodes it anyway.
+PROBE_OPTIONS = {**OPEN_OPTIONS, "skip_frame": "all"}
+
+
+def frames_hash(hashes: list[int]) -> str:
+    """The hash over all frames' hashes that the clips table holds."""
+    return xxhash.xxh3_128_hexdigest(np.array(hashes, dtype="<u8").tobytes())
+
+
+def verify_copy(request: CutRequest, run: Run, full: bool) -> tuple[str | None, str]:
+    """Check a written copy: (reason why it is not what it should be or None, what was checked). Never raises."""
+    try:
+        with av.open(str(request.target), options=PROBE_OPTIONS) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            packets = [p for p in container.demux(stream) if p.size]
+            table = packet_table(packets)
+            # has_b_frames as a number; versions of PyAV without it get the full check
+            depth = getattr(stream.codec_context, "reorder_depth", -1)
+            one_to_one = int(table.shown.sum()) == request.span.end - request.span.start
+            if full or not one_to_one or not run.plain or depth < reorder_depth(run.pts):
+                return _verify_all(stream, packets, request), "full"
+            return _verify_ends(stream, packets, table, request), "ends"
+    except (av.FFmpegError, ValueError, OSError) as error:
+        return f"the copy cannot be read ({getattr(error, 'strerror', None) or error})", ""
+
+
+def _verify_ends(stream: VideoStream, packets: list[av.Packet], table: PacketTable, request: CutRequest) -> str | None:
+    shown = np.flatnonzero(table.shown)
+    first, last = (int(shown[pick(table.pts[shown])]) for pick in (np.argmin, np.argmax))
+    tail = table.random_access(last)
+    if tail is None:
+        return "the copy has no keyframe before its last frame"
+    wanted = {first: request.first_hash} | {last: request.last_hash}
+    hashes: dict[int, int] = {}
+    for skip in ("NONREF", "DEFAULT"):  # some streams call frames unneeded that are not
+        hashes = _hashes(stream, packets, wanted, tail, skip)
+        if hashes == wanted:
+            return None
+    return f"the copy's {'last' if hashes.get(first) == request.first_hash else 'first'} frame differs"
+
+
+def _verify_all(stream: VideoStream, packets: list[av.Packet], request: CutRequest) -> str | None:
+    hashes = [frame_hash(frame) for packet in [*packets, None] for frame in stream.decode(packet)]
+    wanted = request.span.end - request.span.start
+    if len(hashes) != wanted:
+        return f"the copy shows {len(hashes)} frames for {wanted}"
+    if hashes[0] != request.first_hash:
+        return "the copy's first frame differs"
+    if hashes[-1] != request.last_hash:
+        return "the copy's last frame differs"
+    if frames_hash(hashes) != request.frames_hash:
+        return "frames inside the copy differ"
+    return None
+
+
+def _hashes(
+    stream: VideoStream, packets: list[av.Packet], wanted: Iterable[int], tail: int, skip: str
+) -> dict[int, int]:
+    """Hashes of the frames of the packets `wanted`, the later of which is decoded from packet `tail` on.
+
+    With NONREF, frames that no other frame needs are skipped, unless they are wanted.
+    """
+    context = stream.codec_context
+    by_time = {packets[number].pts: number for number in wanted}
+    found: dict[int, int] = {}
+
+    def take(packet: av.Packet | None) -> None:
+        for frame in stream.decode(packet):
+            if frame.pts in by_time:
+                found[by_time[frame.pts]] = frame_hash(frame)
+
+    context.flush_buffers()
+    position = 0
+    for number in sorted(by_time.values()):
+        if tail <= number and tail > position:
+            take(None)
+            context.flush_buffers()
+            position = tail
+        while position <= number:
+            context.skip_frame = "DEFAULT" if position in by_time.values() else skip  # type: ignore[assignment]
+            take(packets[position])
+            position += 1
+    context.skip_frame = "DEFAULT"
+    take(None)
+    return found
