@@ -6,14 +6,20 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestration import machine
 from orchestration.doctor import Check, Probe, run_checks
 from orchestration.machine import REINSTALL, last_line, run, run_python
+from orchestration.runner import RayConfig
+
+if TYPE_CHECKING:
+    from curation.config import CurateConfig  # a broken installation must not keep the doctor from looking at it
 
 # Decoders by the name that PyAV knows them by -> what people call the format.
 DECODERS = {
@@ -24,9 +30,11 @@ DECODERS = {
 DRIVERS = {"s3://": ("s3fs", ""), "gs://": ("gcsfs", "gcs"), "az://": ("adlfs", "azure")}
 
 
-def checks(start_ray: bool = True, scratch: str | None = None) -> list[Check]:
-    """All findings. `start_ray`: really start a local Ray (about 5 s). `scratch`: for files in work."""
-    folder = Path(scratch or tempfile.gettempdir())
+def checks(config: CurateConfig | None = None, start_ray: bool = True) -> list[Check]:
+    """All findings, for a run of `config` if there is one. `start_ray`: really start Ray, or reach its cluster."""
+    folder = Path((config and config.scratch) or tempfile.gettempdir())
+    session = config.ray if config else RayConfig()
+    places = (config.input, config.output) if config else ()
     probes: list[tuple[str, Probe]] = [
         ("Python", machine.python),
         ("packages", machine.packages),
@@ -40,9 +48,9 @@ def checks(start_ray: bool = True, scratch: str | None = None) -> list[Check]:
         ("encoders", encoders),
         ("decord", decord),
         ("guard", guard),
-        ("Ray", partial(ray, start_ray)),
+        ("Ray", partial(ray, session, start_ray)),
         ("TransNetV2", transnetv2),
-        ("storage", storage),
+        ("storage", partial(storage, places)),
         ("browser", browser),
     ]
     return run_checks(probes)
@@ -148,24 +156,27 @@ except MemoryError:
 """
 
 
-def ray(start: bool) -> Check:
+def ray(session: RayConfig, start: bool) -> Check:
     version = metadata.version("ray")
     if not start:
         return Check("Ray", "ok", f"{version}, not started")
-    started = run_python(_RAY, timeout=90)
-    if started.returncode:
-        advice = "free memory and disk in /tmp; ports of the loopback interface must be open to this user"
-        return Check("Ray", "fail", f"{version} does not start: {last_line(started)}", advice)
-    return Check("Ray", "ok", f"{version} starts here: {started.stdout.strip()}")
+    started = run_python(_RAY, session.model_dump_json(), timeout=90)
+    if started.returncode == 0:
+        return Check("Ray", "ok", f"{version} {started.stdout.strip()}")
+    advice = "free memory, and disk in the temporary folder; loopback ports must be open to this user"
+    if session.address:
+        advice = f"is {session.address} (ray.address) reachable, with the same Ray and Python versions?"
+    return Check("Ray", "fail", f"{version} does not start: {last_line(started)}", advice)
 
 
 # As a run starts it; in a process of its own, because Ray cannot be started twice with different settings.
 _RAY = """
-import pathlib, tempfile, time
+import pathlib, sys, tempfile, time
 from orchestration.runner import RayConfig, engine
 began = time.monotonic()
-with tempfile.TemporaryDirectory() as scratch, engine(RayConfig(), pathlib.Path(scratch)) as session:
-    print(f"{session.workers} workers, {time.monotonic() - began:.0f} s")
+with tempfile.TemporaryDirectory() as scratch:
+    with engine(RayConfig.model_validate_json(sys.argv[1]), pathlib.Path(scratch)) as session:
+        print(f"gives {session.workers} workers after {time.monotonic() - began:.0f} s")
 """
 
 
@@ -182,12 +193,17 @@ def transnetv2() -> Check:
     return Check("TransNetV2", "ok", f"weights {weights[0].name} ({size:.0f} MB), torch {metadata.version('torch')}")
 
 
-def storage() -> Check:
+def storage(places: Sequence[str]) -> Check:
+    """Drivers of object stores; those that `places` (URIs) need must be there."""
     there = [f"{scheme} ({metadata.version(name)})" for scheme, (name, _) in DRIVERS.items() if find_spec(name)]
-    extras = [
-        f"{scheme} pip install -e '.[{extra}]'" for scheme, (name, extra) in DRIVERS.items() if not find_spec(name)
-    ]
-    return Check("storage", "ok", ", ".join(["local folders", *there]), "; ".join(extras))
+    absent = {
+        scheme: f"pip install -e '.[{extra}]'" for scheme, (name, extra) in DRIVERS.items() if not find_spec(name)
+    }
+    needed = [scheme for scheme in absent if any(place.startswith(scheme) for place in places)]
+    if needed:
+        return Check("storage", "fail", f"no driver for {', '.join(needed)}", absent[needed[0]])
+    advice = "; ".join(f"{scheme} {command}" for scheme, command in absent.items())
+    return Check("storage", "ok", ", ".join(["local folders", *there]), advice)
 
 
 def browser() -> Check:

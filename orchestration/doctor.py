@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from orchestration.errors import RushesError
 
 Status = Literal["ok", "warn", "fail"]
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
@@ -42,9 +45,15 @@ def run_checks(probes: Iterable[tuple[str, Probe]]) -> list[Check]:
         return list(pool.map(attempt, probes))
 
 
-def exit_code(checks: Iterable[Check]) -> int:
-    """1 if a check failed; warnings do not count."""
-    return int(any(check.status == "fail" for check in checks))
+def examine(checks: Sequence[Check], as_json_text: bool, console: Console) -> None:
+    """Show the findings; raises RushesError (exit code 1) if a check failed, warnings do not count."""
+    if as_json_text:
+        console.file.write(as_json(checks) + "\n")
+    else:
+        console.print(as_table(checks))
+    failed = [check.name for check in checks if check.status == "fail"]
+    if failed:
+        raise RushesError(f"not working here: {', '.join(failed)}")
 
 
 def as_table(checks: Sequence[Check]) -> Table:

@@ -33,7 +33,11 @@ def packages() -> Check:
     from packaging.requirements import Requirement
 
     wrong, found = [], {}
-    for line in metadata.requires("rushes") or ():
+    # A build may leave an egg-info of another day in the working folder; what is installed has a RECORD.
+    installed = next((each for each in metadata.distributions(name="rushes") if each.read_text("RECORD")), None)
+    if installed is None:
+        return Check("packages", "fail", "rushes itself is not installed", REINSTALL)
+    for line in installed.requires or ():
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
