@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
+from av.error import FFmpegError
 
 # A lossy decoder needs packets before the first sample that counts (AAC one, Opus 80 ms). They are put in with negative
 # time, which the edit list hides.
@@ -25,7 +26,7 @@ class AudioDecoder:
             self.packet = packet
             try:
                 self.frames = packet.decode()  # type: ignore[assignment]
-            except av.FFmpegError:
+            except FFmpegError:
                 self.frames = []
         return self.frames
 
@@ -56,7 +57,7 @@ class CopiedAudio(AudioTrack):
     def __init__(self, output: OutputContainer, source: AudioStream, start: Fraction, end: Fraction):
         super().__init__(output, source, start, end)
         self.stream = output.add_stream_from_template(source, opaque=True)
-        self.zero = round(start / source.time_base)
+        self.zero = round(start / (source.time_base or 1))
         self.last: int | None = None
 
     def _put(self, packet: av.Packet) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import av
+from av.error import FFmpegError
 
 from curation.container import NotVideo
 from curation.encode import encode_clips
@@ -82,15 +82,15 @@ def _copy(
     runs: dict[int, Run] = {}
     reasons: dict[int, str] = {}
     try:
-        table, time_base = survey(source)
+        surveyed = survey(source)
         for clip, request in enumerate(requests):
             try:
-                runs[clip] = plan(table, request, time_base)
+                runs[clip] = plan(surveyed, request)
             except CannotCopy as error:
                 reasons[clip] = str(error)
         clips = list(runs)
         failures = copy_clips(source, [requests[c] for c in clips], [runs[c] for c in clips], config.audio)
-    except (NotVideo, CannotCopy, av.FFmpegError, OSError) as error:
+    except (NotVideo, CannotCopy, FFmpegError, OSError) as error:
         return {}, {clip: reasons.get(clip, str(error)) for clip in range(len(requests))}
     reasons |= {clip: failure for clip, failure in zip(clips, failures, strict=True) if failure is not None}
     written = [clip for clip in clips if clip not in reasons]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.error import FFmpegError
+from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -50,16 +52,16 @@ def encode_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig
 def _frames(video: VideoStream, wanted: _Wanted) -> Iterator[av.VideoFrame]:
     """All frames that the decoder gives, in order, as the scan counted them; damaged packets are passed over."""
     packets = video.container.demux([s for s in (video, wanted.sound) if s is not None])  # type: ignore[attr-defined]
-    with contextlib.suppress(av.FFmpegError):  # a broken container ends there
+    with contextlib.suppress(FFmpegError):  # a broken container ends there
         for packet in packets:
             if packet.stream_index != video.index:
                 wanted.hear(packet)
                 continue
-            with contextlib.suppress(av.FFmpegError):
+            with contextlib.suppress(FFmpegError):
                 yield from video.codec_context.decode(packet if packet.size else None)
             if not packet.size:
                 return
-    with contextlib.suppress(av.FFmpegError):
+    with contextlib.suppress(FFmpegError):
         yield from video.codec_context.decode(None)
 
 
@@ -110,7 +112,7 @@ class _Wanted:
     def _start(self, clip: int, frame: av.VideoFrame) -> None:
         try:
             encoder = ClipEncoder(self.requests[clip], self.config, self.video, frame, self.sound, self.decode)
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except (FFmpegError, OSError, ValueError) as error:
             self.requests[clip].target.unlink(missing_ok=True)
             self.reasons[clip] = f"{self.config.codec} cannot encode it ({getattr(error, 'strerror', None) or error})"
             return
@@ -128,7 +130,7 @@ class _Wanted:
             return
         try:
             action(self.open[clip])
-        except (av.FFmpegError, Mp4Error, OSError, ValueError) as error:
+        except (FFmpegError, Mp4Error, OSError, ValueError) as error:
             self.open.pop(clip).abort()
             text = getattr(error, "strerror", None) or str(error)
             failed = isinstance(error, CannotEncode)
@@ -228,7 +230,7 @@ class ClipEncoder:
             raise CannotEncode(f"the encoded clip shows {shown} frames for {self.count}")
 
     def abort(self) -> None:
-        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+        with contextlib.suppress(FFmpegError, OSError, ValueError):
             self.output.close()
         self.request.target.unlink(missing_ok=True)
 
@@ -257,14 +259,15 @@ class PictureFormat:
         self.source_range = int(ColorRange.JPEG) if rgb else self.range
         self.matrix = 1 if rgb else frame.colorspace  # RGB becomes BT.709
         self.source_size = (frame.width, frame.height, frame.format.name)
-        self.graph: av.filter.Graph | None = None
+        self.graph: Graph | None = None
         if self.size != (frame.width, frame.height):  # 4:2:0 encoders want even sizes: the odd row or column goes
-            self.graph = av.filter.Graph()
-            buffer = self.graph.add_buffer(
+            graph = Graph()
+            buffer = graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
             )
-            crop = self.graph.add("crop", f"{self.size[0]}:{self.size[1]}:0:0")
-            self.graph.link_nodes(buffer, crop, self.graph.add("buffersink")).configure()
+            crop = graph.add("crop", f"{self.size[0]}:{self.size[1]}:0:0")
+            graph.link_nodes(buffer, crop, graph.add("buffersink")).configure()
+            self.graph = graph
 
     def convert(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (frame.width, frame.height, frame.format.name) != self.source_size:

@@ -17,46 +17,27 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.error import FFmpegError
+from av.stream import Discard
 from av.video.stream import VideoStream
 
 from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import open_video
 from curation.mp4 import Mp4Error, trim_edits
+from curation.packets import NONE, PacketTable, decode_times, packet_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from curation.cut import CutRequest
 
-NONE = np.iinfo(np.int64).min  # a timestamp that is not there
-# Equal packets give equal bytes: no date, no library version.
+TIMED = ("mov", "matroska", "mpegts", "flv", "nut")  # demuxers whose containers store when a picture is shown
 RECENT = 1000  # packets by which sound and pictures of the same time may lie apart
 MUX_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart", "use_editlist": "1"}
 
 
 class CannotCopy(ValueError):
     """Why the packets of a clip cannot be copied; the message becomes its `cut_reason`."""
-
-
-@dataclass(frozen=True)
-class PacketTable:
-    """What the demuxer says of every packet of the video stream, in decode order; arrays are [packets]."""
-
-    pts: np.ndarray  # int64, NONE where missing
-    dts: np.ndarray
-    duration: np.ndarray
-    key: np.ndarray  # bool
-    shown: np.ndarray  # bool; False for packets that the source's own edit list hides
-    plain: np.ndarray  # bool; False where the packet changes the decoder's set-up
-
-    def random_access(self, packet: int) -> int | None:
-        """The packet from which to decode so that `packet` comes out right, None where there is none.
-
-        A keyframe shown later than the frame does not do: with an open GOP the pictures between them in decode order
-        need the GOP before.
-        """
-        keys = np.flatnonzero(self.key[: packet + 1] & (self.pts[: packet + 1] <= self.pts[packet]))
-        return int(keys[-1]) if len(keys) else None
 
 
 @dataclass(frozen=True)
@@ -67,45 +48,39 @@ class Run:
     last: int
     pts: np.ndarray  # [last - first + 1] int64, from the clip's first frame, in the stream's time base
     dts: np.ndarray
-    plain: bool  # no packet changes the decoder's set-up
+    plain: bool  # its times are the container's own, and no packet changes the decoder's set-up
     length: int  # from the first frame's start to the last frame's end, in the stream's time base
     time_base: Fraction
 
 
-def packet_table(packets: Iterable[av.Packet]) -> PacketTable:
-    rows = [
-        (
-            NONE if p.pts is None else p.pts,
-            NONE if p.dts is None else p.dts,
-            p.duration or 0,
-            p.is_keyframe,
-            not p.is_discard,
-            not p.has_sidedata("new_extradata"),
-        )
-        for p in packets
-        if p.size
-    ]
-    columns = np.array(rows, np.int64).reshape(-1, 6).T
-    return PacketTable(*columns[:3], *(column.astype(bool) for column in columns[3:]))
+@dataclass(frozen=True)
+class Survey:
+    """A file's packets, without their bytes."""
+
+    table: PacketTable
+    time_base: Fraction
+    timed: bool  # the container stores when each picture is shown; else libav guesses from the order of decoding
 
 
-def survey(source: Path) -> tuple[PacketTable, Fraction]:
-    """Read the packet headers of a whole file and its time base; nothing is decoded. Raises NotVideo, CannotCopy."""
+def survey(source: Path) -> Survey:
+    """Read the packet headers of a whole file; nothing is decoded. Raises NotVideo, CannotCopy."""
     container, stream = open_video(source)
     with container:
         for other in container.streams:
             if other is not stream:
-                other.discard = av.stream.Discard.all
+                other.discard = Discard.all
         if stream.time_base is None:
             raise CannotCopy("the source has no time base")
         try:
-            return packet_table(container.demux(stream)), stream.time_base
-        except av.FFmpegError as error:
+            timed = any(name in TIMED for name in container.format.name.split(","))
+            return Survey(packet_table(container.demux(stream)), stream.time_base, timed)
+        except FFmpegError as error:
             raise CannotCopy(f"the packets cannot be read ({error.strerror})") from error
 
 
-def plan(table: PacketTable, request: CutRequest, time_base: Fraction) -> Run:
+def plan(source: Survey, request: CutRequest) -> Run:
     """Choose the packets of a clip. Raises CannotCopy with the reason."""
+    table = source.table
     if request.start_pts is None or request.end_pts is None:
         raise CannotCopy("the source has no timestamps")
     inside = (table.pts >= request.start_pts) & (table.pts < request.end_pts) & (table.pts != NONE) & table.shown
@@ -127,22 +102,8 @@ def plan(table: PacketTable, request: CutRequest, time_base: Fraction) -> Run:
         dts = decode_times(pts)
     zero = request.start_pts
     length = request.end_pts - request.start_pts
-    return Run(first, last, pts - zero, dts - zero, bool(table.plain[run].all()), length, time_base)
-
-
-def reorder_depth(pts: np.ndarray) -> int:
-    """Most packets that must be decoded before the one that is shown first among those not yet shown."""
-    order = np.argsort(np.argsort(pts, kind="stable"), kind="stable")
-    return int(np.maximum(np.arange(len(pts)) - order, 0).max(initial=0))
-
-
-def decode_times(pts: np.ndarray) -> np.ndarray:
-    """Ascending decode timestamps, never later than `pts`: mp4 needs them, some containers have none."""
-    delay = reorder_depth(pts)
-    ordered = np.sort(pts)
-    step = max(1, int(np.diff(ordered).min(initial=1))) if len(ordered) > 1 else 1
-    early = ordered[0] - step * np.arange(delay, 0, -1)
-    return np.concatenate([early, ordered])[: len(pts)]
+    plain = source.timed and bool(table.plain[run].all())
+    return Run(first, last, pts - zero, dts - zero, plain, length, source.time_base)
 
 
 def movie_options(time_base: Fraction) -> dict[str, str]:
@@ -190,7 +151,7 @@ class Remuxer:
         trim_edits(self.target, self.run.length * self.run.time_base)
 
     def abort(self) -> None:
-        with contextlib.suppress(av.FFmpegError, OSError):
+        with contextlib.suppress(FFmpegError, OSError):
             self.output.close()
         self.target.unlink(missing_ok=True)
 
@@ -202,10 +163,11 @@ def copy_clips(source: Path, requests: Sequence[CutRequest], runs: Sequence[Run]
     """
     container, video = open_video(source)
     with container:
-        sound = container.streams.best("audio") if audio else None
+        best = container.streams.best("audio") if audio else None
+        sound = best if isinstance(best, AudioStream) else None
         for other in container.streams:
             if other is not video and other is not sound:
-                other.discard = av.stream.Discard.all
+                other.discard = Discard.all
         return _Pass(video, sound, requests, runs).through(
             container.demux([s for s in (video, sound) if s is not None])  # type: ignore[arg-type]
         )
@@ -240,7 +202,7 @@ class _Pass:
                 index += 1
                 if not self.waiting and not self.open:
                     break
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             for clip in {*self.open, *self.waiting}:
                 self.reasons[clip] = f"the packets cannot be read ({error.strerror})"
         for clip in list(self.open):
@@ -258,7 +220,7 @@ class _Pass:
                 self.open[clip] = Remuxer(run, request, self.video, self.sound, self.decode)
                 for packet in self.recent:
                     self._guard(clip, lambda mux, p=packet: mux.audio.add(p) if mux.audio else None)
-            except (CannotCopy, av.FFmpegError, OSError) as error:
+            except (CannotCopy, FFmpegError, OSError) as error:
                 self.reasons[clip] = str(error)
 
     def _sound(self, packet: av.Packet) -> None:
@@ -282,6 +244,6 @@ class _Pass:
     def _guard(self, clip: int, action) -> None:
         try:
             action(self.open[clip])
-        except (av.FFmpegError, Mp4Error, OSError, ValueError) as error:
+        except (FFmpegError, Mp4Error, OSError, ValueError) as error:
             self.open.pop(clip).abort()
             self.reasons[clip] = f"the packets do not fit into mp4 ({getattr(error, 'strerror', None) or error})"

@@ -3,7 +3,8 @@
 `ends` proves: the file shows as many pictures as the span has frames, and its first and its last frame, decoded from
 the file, have the scan's hashes. The pictures between are the source's packets, in order and without a gap, so a fault
 there would have to leave the last frame right. Where a picture may be more or less than a packet (fields, hidden
-frames), the decoder's set-up changes on the way, or the file does not say how far it has to reorder, `full` is used.
+frames), the container's times are a guess (AVI), the decoder's set-up changes on the way, or the file does not say how
+far the decoder has to reorder, `full` is used.
 
 `full` proves: every decoded frame has the scan's hash, and there are no others.
 """
@@ -16,14 +17,18 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import xxhash
+from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from curation.container import OPEN_OPTIONS, frame_hash
-from curation.remux import PacketTable, Run, packet_table, reorder_depth
+from curation.packets import PacketTable, packet_table, reorder_depth
+from curation.remux import Run
 
 if TYPE_CHECKING:
     from curation.cut import CutRequest
 
+# Decoders that obey skip_frame while they run (dav1d reads it once).
+SKIPPABLE = ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video")
 # Opening a file decodes a picture to learn its format, as expensive as the whole copy; the check decodes it anyway.
 PROBE_OPTIONS = {**OPEN_OPTIONS, "skip_frame": "all"}
 
@@ -47,7 +52,7 @@ def verify_copy(request: CutRequest, run: Run, full: bool) -> tuple[str | None, 
             if full or not one_to_one or not run.plain or depth < reorder_depth(run.pts):
                 return _verify_all(stream, packets, request), "full"
             return _verify_ends(stream, packets, table, request), "ends"
-    except (av.FFmpegError, ValueError, OSError) as error:
+    except (FFmpegError, ValueError, OSError) as error:
         return f"the copy cannot be read ({getattr(error, 'strerror', None) or error})", ""
 
 
@@ -59,8 +64,9 @@ def _verify_ends(stream: VideoStream, packets: list[av.Packet], table: PacketTab
         return "the copy has no keyframe before its last frame"
     wanted = {first: request.first_hash} | {last: request.last_hash}
     hashes: dict[int, int] = {}
-    for skip in ("NONREF", "DEFAULT"):  # some streams call frames unneeded that are not
-        hashes = _hashes(stream, packets, wanted, tail, skip)
+    # Frames that no other needs may be skipped; some streams name the wrong ones, so a difference is looked at again.
+    for skip in ("NONREF", "DEFAULT") if stream.codec_context.name in SKIPPABLE else ("DEFAULT",):
+        hashes = _hashes(stream, packets, wanted, last, tail, skip)
         if hashes == wanted:
             return None
     return f"the copy's {'last' if hashes.get(first) == request.first_hash else 'first'} frame differs"
@@ -81,9 +87,9 @@ def _verify_all(stream: VideoStream, packets: list[av.Packet], request: CutReque
 
 
 def _hashes(
-    stream: VideoStream, packets: list[av.Packet], wanted: Iterable[int], tail: int, skip: str
+    stream: VideoStream, packets: list[av.Packet], wanted: Iterable[int], last: int, tail: int, skip: str
 ) -> dict[int, int]:
-    """Hashes of the frames of the packets `wanted`, the later of which is decoded from packet `tail` on.
+    """Hashes of the frames of the packets `wanted`; that of packet `last` is decoded from packet `tail` on.
 
     With NONREF, frames that no other frame needs are skipped, unless they are wanted.
     """
@@ -99,7 +105,7 @@ def _hashes(
     context.flush_buffers()
     position = 0
     for number in sorted(by_time.values()):
-        if tail <= number and tail > position:
+        if number == last and tail > position:
             take(None)
             context.flush_buffers()
             position = tail
