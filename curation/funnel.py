@@ -80,11 +80,9 @@ class Funnel(_Plain):
         table.add_row(Text(f"kept{share}", "bold"), "", "", f"{self.kept:,}", f"{self.kept_seconds / 3600:,.2f}")
         lines = [f"{q.reason}: the limit is {q.threshold:g} among {q.population:,} clips" for q in self.quantiles_found]
         if self.kept_by_hand:
-            lines.append(f"{self.kept_by_hand:,} clips are kept by hand against a rule")
+            lines.append(f"kept by hand against a rule: {self.kept_by_hand:,}")
         if self.unscored:
-            lines.append(
-                f"{self.unscored:,} clips are dropped only because they were not scored: `rushes score` scores them"
-            )
+            lines.append(f"dropped for nothing but a missing score: {self.unscored:,}")
         return Group(table, *map(Text, lines), *(Text(f"warning: {warning}", "yellow") for warning in self.warnings))
 
     @property

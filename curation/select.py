@@ -59,7 +59,7 @@ def select_dataset(
     overrides = read_overrides(storage, selection.overrides) if selection.overrides else Overrides()
     files = storage.list("clips", ".parquet")
     if not files:
-        raise RushesError(f"{storage.uri} has no clips table yet: run `rushes scan` first")
+        raise RushesError(f"{storage.uri} has no clips table yet: run `rushes curate` first")
     checks = list(checks_of(selection, damage))
     columns = read_columns(selection, damage)
     quantiles = _resolve(_read(storage, files, columns, batch_rows, set()), selection.quantiles, checks)
