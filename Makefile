@@ -18,6 +18,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAMPLES := $(or $(RUSHES_SAMPLES),.cache/samples)
 
+ifneq ($(filter curate,$(MAKECMDGOALS)),)
+ifeq ($(OUTPUT),)
+$(error say where to: make curate INPUT=$(INPUT) OUTPUT=FOLDER_OR_URI)
+endif
+endif
+
 # Exact versions of all dependencies; CONSTRAINTS= (empty) lets pip choose. The pinned torch is the CPU build's version:
 # beside an NVIDIA driver its line is left out.
 CONSTRAINTS ?= constraints-cpu.txt
@@ -39,7 +45,6 @@ help: ## this list
 setup: $(VENV)/.dev ## install everything into .venv, tools for development included
 
 curate: $(VENV)/.runtime ## curate INPUT into OUTPUT with CONFIG and ARGS; without INPUT: the sample videos
-	@if [ -z "$$OUTPUT" ]; then echo "make curate: say where to: make curate INPUT=$$INPUT OUTPUT=FOLDER_OR_URI" >&2; exit 2; fi
 ifeq ($(INPUT),)
 	@$(BIN)/python -m curation.samples "$(SAMPLES)"
 	@$(BIN)/rushes curate $(CONFIG) "input=$(SAMPLES)/videos" "output=$$OUTPUT" $(ARGS)
@@ -63,7 +68,7 @@ samples: $(VENV)/.runtime ## fetch the sample videos (SET=default, small, film, 
 	@$(BIN)/python -m curation.samples "$(SAMPLES)" --set $(SET)
 
 report: $(VENV)/.runtime ## write the report of the data set OUTPUT anew
-	@$(BIN)/rushes report "$$OUTPUT" $(ARGS)
+	@$(BIN)/rushes report $(CONFIG) "output=$$OUTPUT" $(ARGS)
 
 bench: $(VENV)/.dev ## run every benchmark
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -1,0 +1,63 @@
+"""Shipped configurations: each one loads, and the default one writes out every setting there is, with its default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from curation.config import CurateConfig
+from orchestration.config import load_config
+from orchestration.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# What a configuration has to say itself: places, and what to measure and keep.
+CHOSEN = {"input", "output", "scorers", "select"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_loads(path: Path):
+    config = load_config(CurateConfig, path)
+    assert config.scorers
+    assert load_config(CurateConfig, path, ["input=a", "output=b", "limit=3"]).limit == 3
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_says_what_it_is_for(path: Path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 40
+
+
+def test_the_default_writes_out_every_setting():
+    written = yaml.safe_load((CONFIGS / "default.yaml").read_text())
+    config = load_config(CurateConfig, CONFIGS / "default.yaml")
+    assert set(written) == set(CurateConfig.model_fields)
+    for name in sorted(set(written) - CHOSEN):
+        compare(written[name], getattr(config, name), type(config).model_fields[name].get_default(), name)
+    for item, scorer in zip(written["scorers"], config.scorers, strict=True):
+        compare(item, scorer, type(scorer)(), f"scorers.{scorer.kind}")
+    assert set(written["select"]) == set(type(config.select).model_fields)
+
+
+def compare(written: Any, loaded: Any, default: Any, name: str) -> None:
+    assert loaded == default, f"{name}: default.yaml says {loaded!r}, the default is {default!r}"
+    if isinstance(loaded, BaseModel):
+        assert set(written) == set(type(loaded).model_fields), f"{name}: default.yaml lacks or invents a setting"
+
+
+def test_every_registered_scorer_is_in_the_default():
+    from typing import get_args
+
+    from curation.scorers import AnyScorer
+
+    known = {scorer().kind for scorer in get_args(get_args(AnyScorer)[0])}
+    assert {scorer.kind for scorer in load_config(CurateConfig, CONFIGS / "default.yaml").scorers} == known
+
+
+def test_a_misspelt_setting_names_the_right_one():
+    with pytest.raises(ConfigError, match="did you mean 'verify'"):
+        load_config(CurateConfig, CONFIGS / "default.yaml", ["cut.verfy=full"])
