@@ -240,7 +240,7 @@ def _plain(rule: dict, row: dict, against: bool) -> bool:
     return body.get("min", -math.inf) <= value <= body.get("max", math.inf)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(TREES, max_size=4), ROWS)
 def test_decisions_agree_with_a_plain_reference(rules, rows):
     table = _table(rows)
@@ -251,7 +251,7 @@ def test_decisions_agree_with_a_plain_reference(rules, rows):
     assert found.column("kept").to_pylist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ROWS, st.integers(0, 6), st.integers(0, 6), st.booleans())
 def test_a_loosened_threshold_never_drops_more(rows, one, other, above):
     low, high = sorted((one, other))
@@ -263,7 +263,7 @@ def test_a_loosened_threshold_never_drops_more(rows, one, other, above):
     assert not (kept[0] & ~kept[1]).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows=ROWS, cuts=st.lists(st.integers(0, 30), max_size=3), size=st.integers(1, 9), share=st.integers(1, 100))
 def test_files_and_batches_do_not_change_the_result(rows, cuts, size, share):
     table = _table(rows).set_column(1, "duration_s", pa.array([0.1 + i / 7 for i in range(len(rows))]))
@@ -285,7 +285,7 @@ def test_files_and_batches_do_not_change_the_result(rows, cuts, size, share):
     assert one.clips == len(rows) == one.kept + sum(stage.dropped for stage in one.stages)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=50), st.data())
 def test_nth_value_of_a_spill(tmp_path_factory, values, data):
     rank = data.draw(st.integers(0, len(values) - 1))
