@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.scorers.sampling import Clock, picture
+from curation.scorers.sampling import SAMPLES, Clock, picture
 from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo, within
 
 BLOCK = 8
@@ -24,7 +24,7 @@ def edge_profile(luma: np.ndarray, axis: int, offset: int) -> tuple[np.ndarray, 
     higher than that and straight ones would pass for a grid.
     """
     steps = cv2.absdiff(luma[:, 1:], luma[:, :-1]) if axis == 1 else cv2.absdiff(luma[1:], luma[:-1])
-    steps = cv2.min(steps, HIGHEST_STEP)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    steps = cv2.threshold(steps, HIGHEST_STEP, 0, cv2.THRESH_TRUNC)[1]
     line = cv2.reduce(steps, 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() / luma.shape[1 - axis]
     excess = line[1:-1] - (line[:-2] + line[2:]) / 2
     phase = (np.arange(len(excess)) + offset) % BLOCK
@@ -46,8 +46,9 @@ class BlockinessMeter:
         luma, left, top = picture(frame)
         if min(luma.shape) < MIN_SIDE:
             return
-        columns, columns_mean = edge_profile(luma, 1, left)
-        rows, rows_mean = edge_profile(luma, 0, top)
+        # Every other line shows the columns' grid as well; between the lines of two fields lies no grid but motion.
+        columns, columns_mean = edge_profile(luma[::2], 1, left)
+        rows, rows_mean = (columns, columns_mean) if frame.interlaced else edge_profile(luma, 0, top)
         self._index.append(frame.index)
         self._profile.append([columns, rows])
         self._mean.append([columns_mean, rows_mean])
@@ -62,7 +63,7 @@ class BlockinessMeter:
 
 class Blockiness(Scorer):
     kind: Literal["blockiness"] = "blockiness"
-    rate: float = Field(1.5, gt=0, description="samples per second")
+    rate: float = Field(SAMPLES, gt=0, le=30, description="samples per second")
 
     def columns(self) -> tuple[Column, ...]:
         return (

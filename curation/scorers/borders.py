@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.scorers.sampling import LIT_EDGE, Bars, Clock, find_bars
+from curation.scorers.sampling import LIT_EDGE, SAMPLES, Bars, Clock, find_bars
 from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo, within
 
-SMALLEST_SHARE = 0.1  # of the picture's area; less is a title on black, not a crop
+SMALLEST_SHARE = 0.2  # of the picture's area; less is a title on black, not a crop
 
 
 class BordersMeter:
@@ -43,7 +43,7 @@ class Borders(Scorer):
     """
 
     kind: Literal["borders"] = "borders"
-    rate: float = Field(1.5, gt=0, description="samples per second")
+    rate: float = Field(SAMPLES, gt=0, le=30, description="samples per second")
 
     def columns(self) -> tuple[Column, ...]:
         source = "after ffmpeg cropdetect; per clip, with a lit-edge test"

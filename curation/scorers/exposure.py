@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.scorers.sampling import Clock, black_and_white, picture
+from curation.scorers.sampling import SAMPLES, Clock, black_and_white, picture
 from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo, within
 
 
@@ -27,7 +28,8 @@ class ExposureMeter:
         luma, _, _ = picture(frame)
         step = 4 if min(luma.shape) >= 128 else 1  # every 16th pixel of a large picture says the same
         black, white = black_and_white(frame.info)
-        codes = np.bincount(luma[::step, ::step].ravel(), minlength=256) / luma[::step, ::step].size
+        some = np.ascontiguousarray(luma[::step, ::step])
+        codes = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel() / some.size
         level = np.clip((np.arange(256) - black) / (white - black), 0, 1)
         self._index.append(frame.index)
         self._mean.append(float(codes @ level))
@@ -43,7 +45,7 @@ class ExposureMeter:
 
 class Exposure(Scorer):
     kind: Literal["exposure"] = "exposure"
-    rate: float = Field(1.5, gt=0, description="samples per second")
+    rate: float = Field(SAMPLES, gt=0, le=30, description="samples per second")
 
     def columns(self) -> tuple[Column, ...]:
         source = "luma histogram, ITU-R BT.709 range"

@@ -9,7 +9,8 @@ import numpy as np
 
 from curation.video import Frame, VideoInfo
 
-LIT_EDGE = 0.3  # share of a bar's neighbouring line that must be lit: text on black is not a picture beside a bar
+SAMPLES = 1.2  # a second, of the scorers that look at every pixel: at least one in every clip of a second
+LIT_EDGE = 0.4  # share of a bar's neighbouring line that must be lit: text on black is not a picture beside a bar
 
 
 class Clock:
@@ -97,3 +98,9 @@ def halve(picture: np.ndarray) -> np.ndarray:
     """[H, W(, C)] at half size by 2 x 2 means; an odd last line is dropped."""
     height, width = picture.shape[0] & ~1, picture.shape[1] & ~1
     return cv2.resize(picture[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def working(frame: Frame) -> np.ndarray:
+    """[h, w] luma as displayed; the longer side of larger videos is in (128, 256] px."""
+    luma = frame.small
+    return halve(luma) if max(luma.shape) > 256 and min(luma.shape) > 1 else luma
