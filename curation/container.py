@@ -28,10 +28,12 @@ def open_video(path: str | Path) -> tuple[InputContainer, VideoStream]:
 
     The codec is single-threaded and asked to check what it decodes. Raises NotVideo with a reason for people.
     """
-    try:
-        container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise NotVideo(f"not a video ({getattr(error, 'strerror', None) or error})") from error
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as complaints:
+        try:
+            container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise NotVideo(_why_not(path, error, complaints)) from error
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         container.close()
@@ -43,6 +45,22 @@ def open_video(path: str | Path) -> tuple[InputContainer, VideoStream]:
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = "NONE"
     return container, stream
+
+
+def _why_not(path: str | Path, error: Exception, complaints: list[tuple[int, str, str]]) -> str:
+    for _, demuxer, message in complaints:
+        if "not on whitelist" in message:
+            return f"not a video (it is a {demuxer} file: playlists, scripts and pictures are not opened as video)"
+    if complaints and _begins_like_video(path):
+        return f"damaged: {complaints[-1][2].strip()}"
+    return f"not a video ({getattr(error, 'strerror', None) or error})"
+
+
+def _begins_like_video(path: str | Path) -> bool:
+    """Signatures of ISO media, Matroska, RIFF, Ogg, ASF and FLV."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"0&\xb2u", b"FLV"))
 
 
 def visible_planes(frame: av.VideoFrame) -> list[np.ndarray]:

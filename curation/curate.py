@@ -74,7 +74,7 @@ class _Curation:
         self._console.print(
             f"{listing.rows:,} new or changed files ({listing.bytes / 1e6:,.1f} MB), {listing.known:,} known ones"
         )
-        with _LazyEngine(config, self._scratch) as ray:
+        with _LazyEngine(config) as ray:
             if listing.rows:
                 self._scan(ray, listing)
                 ledger.pack()
@@ -91,9 +91,7 @@ class _Curation:
 
     def _scan(self, ray: _LazyEngine, listing: Listing) -> None:
         ledger = scans(self._storage)
-        gone = {
-            row["video_id"]: row["date"] for table in tombstones(self._storage).read() for row in table.to_pylist()
-        }
+        gone = {row["video_id"]: row["date"] for table in tombstones(self._storage).read() for row in table.to_pylist()}
         known = frozenset(roster(self._storage).first)
         worker = ScanWorker(self._config, str(self._scratch), known, gone)
 
@@ -105,7 +103,16 @@ class _Curation:
 
         names = {"ok": "ok", "failed": "failed", "duplicate": "duplicates"}
         self._drive(
-            ray.engine, "Scanning", listing.files, listing.rows, listing.bytes, worker, "listing_id", ledger.has, crashed, names
+            ray.engine,
+            "Scanning",
+            listing.files,
+            listing.rows,
+            listing.bytes,
+            worker,
+            "listing_id",
+            ledger.has,
+            crashed,
+            names,
         )
 
     def _fill(self, ray: _LazyEngine) -> None:
@@ -166,9 +173,7 @@ class _Curation:
                 frames, busy = now, labels
                 view.update(done, done_bytes, frames, counts, busy)
 
-            receipts = run_rows(
-                running, files, worker, key=key, is_committed=has, crashed=crashed, on_progress=moved
-            )
+            receipts = run_rows(running, files, worker, key=key, is_committed=has, crashed=crashed, on_progress=moved)
             for receipt in receipts:
                 done += 1
                 done_bytes += receipt.get("bytes") or 0
@@ -179,7 +184,8 @@ class _Curation:
 
     def _select(self) -> None:
         funnel = select_dataset(
-            self._storage, self._config.select, (*CLIPS, *score_columns()), damage=self._config.damage)
+            self._storage, self._config.select, (*CLIPS, *score_columns()), damage=self._config.damage
+        )
         self._run.metric(stage="select", **funnel.to_dict())
         self._console.print(funnel)
 
@@ -203,8 +209,8 @@ class _Curation:
 class _LazyEngine:
     """Ray starts only if there is work for it."""
 
-    def __init__(self, config: CurateConfig, scratch: Path):
-        self._config, self._scratch = config, scratch
+    def __init__(self, config: CurateConfig):
+        self._config = config
         self._context: Any = None
         self._engine: Engine | None = None
 
@@ -214,7 +220,7 @@ class _LazyEngine:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._context = engine(self._config.ray, self._scratch)
+            self._context = engine(self._config.ray)
             self._engine = self._context.__enter__()
         return self._engine
 

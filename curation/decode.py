@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from curation.container import NotVideo, frame_hash, open_video
@@ -21,6 +22,7 @@ from curation.video import Frame, Meter, Tracks, VideoInfo
 from orchestration.config import Config
 
 BEAT_S = 1.0
+NO_TIME = -(2**62)
 THUMBNAILS = "thumbnails"
 
 
@@ -97,7 +99,7 @@ def _open(path: str | Path) -> tuple[InputContainer, VideoStream]:
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Frames in presentation order with whether they are damaged.
 
-    libav conceals errors and goes on; what it logs is the only complete sign of them. From a complaint on, every frame up
+    libav conceals errors and goes on; the signs are what it logs and frames that it marks. From a sign on, every frame up
     to the next keyframe may hold the damage, so all of them count.
     """
     av.logging.set_level(av.logging.ERROR)
@@ -121,12 +123,14 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
             if complaints or (packet is not None and packet.is_corrupt):
                 complaints.clear()
                 at = packet.pts if packet is not None and packet.pts is not None else None
-                tainted_since = at if at is not None else -(2**62)
+                tainted_since = at if at is not None else NO_TIME
             for picture in pictures:
-                healed = picture.key_frame and not picture.is_corrupt
-                if tainted_since is not None and healed and (picture.pts is None or picture.pts > tainted_since):
-                    tainted_since = None
-                yield picture, tainted_since is not None or picture.is_corrupt
+                if picture.is_corrupt and tainted_since is None:
+                    tainted_since = picture.pts if picture.pts is not None else NO_TIME
+                elif tainted_since is not None and picture.key_frame and not picture.is_corrupt:
+                    if picture.pts is None or picture.pts > tainted_since:
+                        tainted_since = None
+                yield picture, tainted_since is not None
             if packet is None or packet.size == 0:
                 break
 
@@ -141,6 +145,7 @@ class _Recording:
         self._pts: list[int | None] = []
         self._hashes: list[int] = []
         self._damaged: list[bool] = []
+        self._bidirectional: list[bool] = []
         self._interlaced = 0
         self._last_duration = 0
         self._size = (0, 0)
@@ -173,6 +178,12 @@ class _Recording:
         self._hashes.append(frame_hash(picture))
         # A change of size or format inside a stream: no clip may span it.
         self._damaged.append(damaged or changed)
+        self._bidirectional.append(picture.pict_type == PictureType.B)
+        if damaged:  # B frames shown before a damaged frame were predicted from it
+            before = self.count - 2
+            while before >= 0 and self._bidirectional[before] and not self._damaged[before]:
+                self._damaged[before] = True
+                before -= 1
         self._interlaced += bool(picture.interlaced_frame)
         self._last_duration = picture.duration or 0
 

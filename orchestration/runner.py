@@ -10,11 +10,12 @@ committed runs alone, a task a row. What dies there as well is given to `crashed
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import contextlib
 import json
 import logging
 import os
-import queue
 import secrets
 import shutil
 import signal
@@ -61,6 +62,10 @@ class Stopped(RushesError):
     """The user asked the run to stop."""
 
 
+class CannotStart(RushesError):
+    """Workers fail before they see a row: a fault of the installation or of access, not of a video."""
+
+
 class Stalled(RushesError):
     """Nothing moved for `stall_s`."""
 
@@ -74,19 +79,18 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(config: RayConfig, scratch: Path) -> Iterator[Engine]:
+def engine(config: RayConfig) -> Iterator[Engine]:
     """Start Ray here, or connect to `config.address`; end it afterwards. SIGTERM and Ctrl-C raise Stopped inside."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.address is None:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(scratch))
+        _use_token()
     import ray
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    previous = signal.signal(signal.SIGTERM, _stop)
+    previous = signal.getsignal(signal.SIGTERM)
     home = None
     try:
         if config.address is None:
@@ -107,8 +111,9 @@ def engine(config: RayConfig, scratch: Path) -> Iterator[Engine]:
             ray.init(address=config.address, ignore_reinit_error=True, **quiet)
             total = ray.cluster_resources().get("CPU", 1)
             workers = config.workers or max(1, int((total - 1) / config.worker_cpus))
+        signal.signal(signal.SIGTERM, _stop)  # Ray has set a handler of its own
         yield Engine(config, workers)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
         raise Stopped("stopped. Finished videos are kept; run the same command again to go on.") from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -137,23 +142,28 @@ def run_rows(
     import ray
 
     board = ray.remote(num_cpus=0)(_Board).remote()
-    watch = _Watch(board, engine.config.stall_s, on_progress)
     seen: set[str] = set()
-    for receipt in watch.follow(_first_pass(engine, listing, worker, board, filesystem)):
-        seen.add(receipt["key"])
-        yield receipt
-    left = [row for row in _rows(listing, filesystem) if row[key] not in seen]
-    if left:
-        log.warning("%d rows were not finished in the first pass; each runs alone now", len(left))
-    single = ray.remote(max_retries=0, num_cpus=engine.config.worker_cpus)(_alone)
-    for row in left:
-        try:
-            yield watch.wait(single.remote(worker, board, row))
-        except ray.exceptions.RayError as error:
-            if is_committed(row[key]):
-                continue
-            log.error("%s died twice: %s", row[key], error)
-            yield crashed(row, _reason(error))
+    with _Watch(board, engine.config.stall_s, on_progress):
+        for receipt in _first_pass(engine, listing, worker, board, filesystem):
+            seen.add(receipt["key"])
+            yield receipt
+        left = [row for row in _rows(listing, filesystem) if row[key] not in seen]
+        if left:
+            log.warning("%d rows were not finished in the first pass; each runs alone now", len(left))
+        single = ray.remote(max_retries=0, num_cpus=engine.config.worker_cpus)(_alone)
+        for row in left:
+            try:
+                receipt = ray.get(single.remote(worker, board, row))
+            except ray.exceptions.RaySystemError as error:
+                raise CannotStart(f"workers cannot start: {error}") from error
+            except ray.exceptions.RayError as error:
+                if is_committed(row[key]):
+                    continue
+                log.error("%s died twice: %s", row[key], error)
+                receipt = crashed(row, _reason(error))
+            if "cannot_start" in receipt:
+                raise CannotStart(f"workers cannot start: {receipt['cannot_start']}")
+            yield receipt
 
 
 def _first_pass(
@@ -162,6 +172,7 @@ def _first_pass(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -186,7 +197,11 @@ def _first_pass(
 
 
 def _alone(worker: Callable[[], Worker], board: Any, row: dict[str, Any]) -> dict[str, Any]:
-    return _Actor(worker, board).one(row)
+    try:
+        actor = _Actor(worker, board)
+    except Exception as error:  # not the row's fault
+        return {"cannot_start": f"{type(error).__name__}: {error}"}
+    return actor.one(row)
 
 
 class _Actor:
@@ -234,61 +249,43 @@ class _Board:
 
 
 class _Watch:
-    """Looks at the board about once a second; notices a run that does not move."""
+    """A thread that looks at the board about once a second, and interrupts a run that does not move."""
 
     def __init__(self, board: Any, stall_s: float, on_progress: Callable[[int, list[str]], None]):
         self._board, self._stall, self._report = board, stall_s, on_progress
-        self._messages = -1
-        self._moved = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watch")
+        self.stalled: Stalled | None = None
 
-    def follow(self, receipts: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The same receipts; they are drawn in a thread so that waiting for one never blinds the watch."""
-        mail: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
 
-        def draw() -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.stalled is not None and kind is KeyboardInterrupt:
+            raise self.stalled
+
+    def _watch(self) -> None:
+        import ray
+
+        last, moved = -1, time.monotonic()
+        while not self._stop.wait(BEAT_S):
             try:
-                for receipt in receipts:
-                    mail.put(("receipt", receipt))
-                mail.put(("end", None))
-            except BaseException as error:
-                mail.put(("error", error))
-
-        threading.Thread(target=draw, daemon=True, name="receipts").start()
-        looked = 0.0
-        while True:
-            if time.monotonic() - looked > BEAT_S:
-                self.look()
-                looked = time.monotonic()
-            try:
-                kind, value = mail.get(timeout=BEAT_S)
-            except queue.Empty:
-                continue
-            if kind == "error":
-                raise value
-            if kind == "end":
+                messages, frames, busy = ray.get(self._board.look.remote(), timeout=BEAT_S * 10)
+            except ray.exceptions.RayError:
+                messages, frames, busy = last, 0, []
+            if messages != last:
+                last, moved = messages, time.monotonic()
+                self._report(frames, busy)
+            elif time.monotonic() - moved > self._stall:
+                stage = f"while working on {', '.join(busy[:3])}" if busy else "and no worker has started a row"
+                self.stalled = Stalled(
+                    f"nothing moved for {self._stall:g} s {stage}. Is the machine out of CPUs or memory?"
+                )
+                _thread.interrupt_main()  # the main thread waits inside Ray
                 return
-            yield value
-
-    def wait(self, pending: Any) -> Any:
-        import ray
-
-        while not ray.wait([pending], timeout=BEAT_S)[0]:
-            self.look()
-        return ray.get(pending)
-
-    def look(self) -> None:
-        import ray
-
-        try:
-            messages, frames, busy = ray.get(self._board.look.remote(), timeout=10)
-        except ray.exceptions.GetTimeoutError:
-            messages, frames, busy = self._messages, 0, []
-        if messages != self._messages:
-            self._messages, self._moved = messages, time.monotonic()
-            self._report(frames, busy)
-        elif time.monotonic() - self._moved > self._stall:
-            stage = f"while working on {', '.join(busy[:3])}" if busy else "and no worker has started a row"
-            raise Stalled(f"nothing moved for {self._stall:g} s {stage}. Is the cluster out of CPUs or memory?")
 
 
 def _rows(listing: Sequence[str], filesystem: Any) -> Iterator[dict[str, Any]]:
@@ -306,12 +303,19 @@ def _reason(error: Exception) -> str:
     return "crashed: its worker process died twice"
 
 
-def _token(scratch: Path) -> Path:
-    """A fresh secret that only this user can read: other users of the machine cannot talk to this Ray."""
-    path = scratch / "ray-token"
-    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+def _use_token() -> None:
+    """A secret that only this user can read: other users of the machine cannot talk to this Ray.
+
+    Ray reads mode and token once a process, when it is first imported, so both are set once and before that.
+    """
+    if os.environ.get("RAY_AUTH_MODE"):
+        return
+    folder = tempfile.mkdtemp(prefix="rushes-token-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "token"
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    return path
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"] = "token", str(path)
 
 
 def _stop(*_: object) -> None:

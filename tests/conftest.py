@@ -9,6 +9,9 @@ import pytest
 
 from curation.samples import SamplesError, fetch
 
+# Ray's workers and other processes that tests start find the helpers beside the tests.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
 SAMPLES = Path(os.environ.get("RUSHES_SAMPLES") or Path(__file__).parents[1] / ".cache" / "samples")
 
 
