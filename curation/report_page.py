@@ -1,0 +1,185 @@
+"""The report's page about curation: what came in, what was kept, what was dropped and why, down to single clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from curation import report_parts as parts
+from curation.funnel import Funnel
+from curation.previews import Previews, Reader, make_previews
+from curation.report_data import Place, Tables, read_decisions
+from curation.report_histograms import Bound
+from curation.report_survey import LENGTH, ClipSurvey, survey_clips
+from curation.report_tiles import Gallery, gather
+from curation.report_videos import survey_videos
+from curation.schema import CLIPS
+from curation.video import Column
+from orchestration.report import Page, Section, environment, formats
+from orchestration.storage import Storage
+
+TEMPLATES = Path(__file__).parent / "templates"
+NEAR_POOL = 48  # clips on each side of a threshold among which those of different videos are preferred
+
+Thresholds = Mapping[str, Sequence[tuple[float | None, float | None]]]
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of each thing the page shows; the rest is counted and said to be left out."""
+
+    kept: int = 48
+    per_reason: int = 24
+    reasons: int = 12
+    bounds: int = 16
+    near: int = 6  # on each side of a threshold
+    timelines: int = 24
+    failures: int = 40
+    uris: int = 8  # named for each reason of failure
+    preview_seconds: float = 45.0  # time for making previews
+    preview_bytes: int = 12_000_000
+
+
+def curation_page(
+    storage: Storage,
+    *,
+    columns: Sequence[Column],
+    thresholds: Thresholds | None = None,
+    funnel: Funnel | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    config: str = "",
+    reader: Reader | None = None,
+    amounts: Amounts | None = None,
+) -> Page:
+    """Read `videos/`, `clips/` and `selection.parquet` of a dataset; all of them may be missing or empty.
+
+    columns: the scores' documentation. thresholds: column -> [(min, max)]. stages: dicts with `name`, `seconds` and,
+    where known, `items`, `unit`, `bytes`. config: the resolved configuration as YAML. reader(row, frames, (width,
+    height)) -> uint8 RGB [T, H, W, 3] decodes frames of a clip for its preview; without it there are none.
+    Memory is bounded by about 20 bytes a clip; media and whole rows are read for the clips shown only.
+    """
+    amounts = amounts or Amounts()
+    basic = {column.name for column in CLIPS}
+    columns = [column for column in columns if column.name not in basic]
+    videos, clips, decisions = Tables(storage, "videos"), Tables(storage, "clips"), read_decisions(storage)
+    sources = survey_videos(videos, timelines=amounts.timelines, uris_a_reason=amounts.uris, duplicates=50)
+    survey = survey_clips(
+        clips,
+        decisions,
+        columns,
+        thresholds or {},
+        sources.chosen,
+        kept_tiles=amounts.kept,
+        reason_tiles=amounts.per_reason,
+        max_reasons=amounts.reasons,
+        near_pool=NEAR_POOL,
+    )
+    near = _near(survey, amounts)
+    sheets = [survey.kept.places, survey.undecided.places, *(group.places for group in survey.dropped.values())]
+    nearest = [place for sides in near.values() for places in sides.values() for place in places]
+    places = dict.fromkeys([*nearest, *(place for sheet in sheets for place in sheet)])
+    gallery = gather(storage, clips, videos, survey, columns, decisions, places)
+    previews = _previews(gallery, near, sheets, reader, amounts)
+    gallery.no_preview = previews.reasons
+    env = environment(TEMPLATES)
+
+    def section(title: str, slug: str, lead: str = "", **context: Any) -> Section:
+        html = env.get_template(f"{slug}.html").render(survey=survey, sources=sources, **context)
+        return Section(title, slug, Markup(html), lead)  # the template escaped it
+
+    shown = {name: shape for name, shape in survey.histograms.items() if name != LENGTH.name or shape.bounds}
+    known = {column.name for column in columns} | {LENGTH.name}
+    sections = [
+        section(
+            "Overview", "overview", parts.lead(sources, survey), states=parts.states(survey), kinds=parts.kinds(sources)
+        ),
+        section("Funnel", "funnel", funnel=funnel, reasons=survey.reasons.most_common(40)),
+        section(
+            "Scores",
+            "scores",
+            "Kept and dropped clips over each score; lines are thresholds, the shaded side fails.",
+            histograms=[shape for shape in shown.values() if shape.measured and not shape.constant],
+            constant=[shape for shape in shown.values() if shape.measured and shape.constant],
+            absent=[name for name, shape in shown.items() if not shape.measured],
+            categories=parts.categories(survey, columns),
+            unknown=sorted(set(thresholds or {}) - known),
+        ),
+        section(
+            "At the thresholds",
+            "thresholds",
+            "The clips on which a threshold turns: is the line in the right place?",
+            bounds=parts.at_bounds(near, gallery),
+            left_out=len(survey.near) - len(near),
+        ),
+        section(
+            "Kept clips",
+            "kept",
+            tiles=gallery.sheet(survey.kept.places),
+            undecided=gallery.sheet(survey.undecided.places),
+        ),
+        section(
+            "Dropped clips",
+            "dropped",
+            groups=[
+                {"reason": reason, "count": survey.reasons[reason], "tiles": gallery.sheet(group.places)}
+                for reason, group in survey.dropped.items()
+            ],
+            left_out=len(survey.reasons) - len(survey.dropped),
+        ),
+        section("Timelines", "timelines", videos=parts.timelines(sources, survey)),
+        section("Failures", "failures", **parts.failures(sources, amounts.failures)),
+        section("Throughput", "throughput", stages=parts.stages(stages)),
+    ]
+    if config:
+        sections.append(section("Configuration", "config", config=formats.short(config, 200_000)))
+    return Page(
+        title="Curation",
+        slug="curation",
+        sections=tuple(sections),
+        charts=parts.charts(survey, columns),
+        records=gallery.records(),
+        previews=previews.media,
+        script=(TEMPLATES / "marks.js").read_text(encoding="utf-8"),
+    )
+
+
+def _near(survey: ClipSurvey, amounts: Amounts) -> dict[Bound, dict[bool, list[Place]]]:
+    """The clips nearest each threshold that fail and that pass, of different videos where there are enough."""
+    chosen: dict[Bound, dict[bool, list[Place]]] = {}
+    for bound in list(survey.near)[: amounts.bounds]:
+        chosen[bound] = {}
+        for passes in (False, True):
+            items = survey.near[bound][passes].items
+            seen: set[str] = set()
+            ranked = []
+            for order, (_, clip_id, place) in enumerate(items):
+                ranked.append((clip_id[:16] in seen, order, place))  # a clip_id begins with its video's
+                seen.add(clip_id[:16])
+            nearest = sorted(sorted(ranked)[: amounts.near], key=lambda item: item[1])
+            chosen[bound][passes] = [place for *_, place in nearest]
+    return chosen
+
+
+def _previews(
+    gallery: Gallery,
+    near: Mapping[Bound, Mapping[bool, Sequence[Place]]],
+    sheets: Sequence[Sequence[Place]],
+    reader: Reader | None,
+    amounts: Amounts,
+) -> Previews:
+    """Of the nearest clips of every threshold first, then the second nearest; then some of each sheet."""
+    if reader is None:
+        return Previews()
+    rounds: list[tuple[int, Place]] = []
+    for sides in near.values():
+        for places in sides.values():
+            rounds += enumerate(places)
+    for places in sheets:
+        rounds += enumerate(places[:4], start=amounts.near)
+    order = [place for _, place in sorted(rounds, key=lambda item: item[0])]
+    rows = {gallery.rows[place]["clip_id"]: gallery.rows[place] for place in order}
+    return make_previews(rows, reader, seconds=amounts.preview_seconds, max_bytes=amounts.preview_bytes)

@@ -1,0 +1,135 @@
+"""What the templates of the curation page are filled with: small summaries of the surveys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curation.report_data import DROPPED, KEPT, UNDECIDED, Place
+from curation.report_histograms import Bound
+from curation.report_survey import ClipSurvey
+from curation.report_tiles import STATES, Gallery
+from curation.report_videos import VideoSurvey
+from curation.video import Column
+from orchestration.report import formats
+
+
+def lead(sources: VideoSurvey, survey: ClipSurvey) -> str:
+    if not sources.total:
+        return "There are no videos yet."
+    if not survey.total:
+        return f"{formats.plural(sources.total, 'video')}, no clips yet."
+    if survey.clips[UNDECIDED] == survey.total:
+        return (
+            f"{formats.plural(survey.total, 'clip')} out of {formats.plural(sources.total, 'video')}, not selected yet."
+        )
+    kept = survey.clips[KEPT]
+    return (
+        f"{formats.count(kept)} of {formats.plural(survey.total, 'clip')} kept: "
+        f"{formats.duration(survey.seconds[KEPT])} out of {formats.duration(sources.seconds)} of footage."
+    )
+
+
+def states(survey: ClipSurvey) -> list[dict[str, Any]]:
+    names = {KEPT: "kept", DROPPED: "dropped", UNDECIDED: "not selected"}
+    return [
+        {
+            "name": name,
+            "clips": survey.clips[state],
+            "seconds": survey.seconds[state],
+            "state": STATES.get(state, "neutral"),
+        }
+        for state, name in names.items()
+        if survey.clips[state] or state != UNDECIDED
+    ]
+
+
+def kinds(sources: VideoSurvey) -> list[tuple[str, list[tuple[str, int]]]]:
+    """The commonest codecs, sizes and rates, the others summed up."""
+    kinds = []
+    for title, counts in (("Codec", "codec"), ("Short side", "size"), ("Frame rate", "rate")):
+        common = sources.kinds[counts].most_common(5)
+        others = sources.kinds[counts].total() - sum(n for _, n in common)
+        kinds.append((title, common + ([("others", others)] if others else [])))
+    return kinds
+
+
+def categories(survey: ClipSurvey, columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Columns of words that are worth a chart: some, but not one for every clip."""
+    found = []
+    for column in columns:
+        counts = survey.categories.get(column.name)
+        distinct = {name for by_state in (counts or {}).values() for name in by_state if name}
+        if counts is not None and 1 <= len(distinct) <= 50:
+            missing = sum(by_state[""] for by_state in counts.values())
+            found.append({"column": column, "distinct": len(distinct), "missing": missing})
+    return found
+
+
+def charts(survey: ClipSurvey, columns: Sequence[Column]) -> dict[str, Any]:
+    charts = {f"score-{name}": shape.chart() for name, shape in survey.histograms.items() if shape.measured}
+    for item in categories(survey, columns):
+        counts = survey.categories[item["column"].name]
+        total = sum(counts.values(), type(counts[KEPT])())
+        names = [name for name, _ in total.most_common() if name][:12]
+        roles = [("kept", "good", KEPT), ("dropped", "bad", DROPPED), ("not selected yet", "neutral", UNDECIDED)]
+        shown = [(name, role, state) for name, role, state in roles if counts[state]]
+        charts[f"score-{item['column'].name}"] = {
+            "x": [formats.short(name, 24) for name in names],
+            "category": True,
+            "series": [{"name": n, "role": role, "y": [counts[state][x] for x in names]} for n, role, state in shown],
+            "hover": ["\n".join([x, *(f"{n} {counts[state][x]:,}" for n, _, state in shown)]) for x in names],
+        }
+    return charts
+
+
+def at_bounds(near: Mapping[Bound, Mapping[bool, Sequence[Place]]], gallery: Gallery) -> list[dict[str, Any]]:
+    return [
+        {
+            "bound": bound,
+            "shape": gallery.survey.histograms[bound.column],
+            "fails": gallery.sheet(reversed(sides[False]), bound),  # the nearest ones meet at the line
+            "passes": gallery.sheet(sides[True], bound),
+        }
+        for bound, sides in near.items()
+    ]
+
+
+def timelines(sources: VideoSurvey, survey: ClipSurvey) -> list[dict[str, Any]]:
+    videos = []
+    for video_id, row in sources.chosen.items():
+        spans = sorted(survey.spans.get(video_id, []), key=lambda span: span["start_s"] or 0)
+        ends = [span["end_s"] or 0 for span in spans]
+        length = max([row["duration_s"] or 0, *ends]) or 1.0
+        for order, span in enumerate(spans):
+            start = span["start_s"] or 0
+            span["x"] = round(1000 * start / length, 2)
+            # A sliver of space keeps neighbouring cuts apart, a clip however short stays visible.
+            span["width"] = round(max(1.2, 1000 * ((span["end_s"] or 0) - start) / length - 0.8), 2)
+            span["class"] = STATES.get(span["state"], "undecided") + (" odd" if order % 2 else "")
+            verdict = span["reason"] or STATES.get(span["state"], "not selected yet")
+            span["tip"] = f"{formats.clock(start)} – {formats.clock(span['end_s'])}  {formats.short(verdict, 120)}"
+        kept = sum(span["state"] == KEPT for span in spans)
+        total = survey.spans_of[video_id]
+        videos.append(
+            {"row": row, "spans": spans, "length": length, "kept": kept, "total": total, "until": max(ends, default=0)}
+        )
+    return videos
+
+
+def failures(sources: VideoSurvey, reasons: int) -> dict[str, Any]:
+    ranked = sorted(sources.failures.values(), key=lambda failure: (-failure.count, failure.reason))
+    shown = ranked[:reasons]
+    return {"failures": shown, "left_out": sum(failure.count for failure in ranked[len(shown) :])}
+
+
+def stages(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """With rates, where the stage says how much it did."""
+    rows = []
+    for stage in stages:
+        seconds = float(stage.get("seconds") or 0.0)
+        rates = {name: (stage.get(name) or 0) / seconds if seconds > 0 else math.nan for name in ("items", "bytes")}
+        unit = stage.get("unit") or "items"
+        rows.append({"items": None, "bytes": None, **stage, "seconds": seconds, "unit": unit, "rates": rates})
+    return rows
