@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,17 +17,21 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
 from av.filter import Graph
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import NotVideo, frame_hash, open_video
 from curation.mp4 import Mp4Error, trim_edits
+from curation.packets import linear_frames
+from curation.pixels import MATRICES, matrix_of
 from curation.remux import RECENT, movie_options
 from curation.verify import frames_hash
 
 if TYPE_CHECKING:
     from curation.cut import CutConfig, CutRequest
+
+UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
 class CannotEncode(ValueError):
@@ -43,26 +47,11 @@ def encode_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig
     with container:
         sound = container.streams.best("audio") if config.audio else None
         wanted = _Wanted(video, sound if isinstance(sound, AudioStream) else None, requests, config)
-        for index, frame in enumerate(_frames(video, wanted)):
+        packets = container.demux([s for s in (video, wanted.sound) if s is not None])
+        for index, frame in enumerate(linear_frames(video, packets, wanted.hear)):
             if not wanted.add(index, frame):
                 break
         return wanted.finish()
-
-
-def _frames(video: VideoStream, wanted: _Wanted) -> Iterator[av.VideoFrame]:
-    """All frames that the decoder gives, in order, as the scan counted them; damaged packets are passed over."""
-    packets = video.container.demux([s for s in (video, wanted.sound) if s is not None])  # type: ignore[attr-defined]
-    with contextlib.suppress(FFmpegError):  # a broken container ends there
-        for packet in packets:
-            if packet.stream_index != video.index:
-                wanted.hear(packet)
-                continue
-            with contextlib.suppress(FFmpegError):
-                yield from video.codec_context.decode(packet if packet.size else None)
-            if not packet.size:
-                return
-    with contextlib.suppress(FFmpegError):
-        yield from video.codec_context.decode(None)
 
 
 class _Wanted:
@@ -257,7 +246,8 @@ class PictureFormat:
         full = frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
         self.range = int(ColorRange.JPEG if full and not rgb else ColorRange.MPEG)
         self.source_range = int(ColorRange.JPEG) if rgb else self.range
-        self.matrix = 1 if rgb else frame.colorspace  # RGB becomes BT.709
+        # What is not tagged is tagged as it is read (pixels.convert), so that every reader sees the same colours.
+        self.matrix = 1 if rgb else int(matrix_of(frame)) if frame.colorspace == UNSPECIFIED else frame.colorspace
         self.source_size = (frame.width, frame.height, frame.format.name)
         self.graph: Graph | None = None
         if self.size != (frame.width, frame.height):  # 4:2:0 encoders want even sizes: the odd row or column goes
@@ -277,8 +267,7 @@ class PictureFormat:
             frame = self.graph.vpull()
         if frame.format.name == self.name:
             return frame
-        standard = self.matrix in (1, 5, 6, 9)
-        matrix = {1: Colorspace.ITU709, 9: Colorspace.BT2020}.get(self.matrix, Colorspace.ITU601) if standard else None
+        matrix = MATRICES.get(self.matrix)
         return frame.reformat(
             format=self.name,
             src_colorspace=matrix,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 NONE = np.iinfo(np.int64).min  # a timestamp that is not there
-# Equal packets give equal bytes: no date, no library version.
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,61 @@ def decode_times(pts: np.ndarray) -> np.ndarray:
     step = max(1, int(np.diff(ordered).min(initial=1))) if len(ordered) > 1 else 1
     early = ordered[0] - step * np.arange(delay, 0, -1)
     return np.concatenate([early, ordered])[: len(pts)]
+
+
+def decode_packets(
+    stream: VideoStream,
+    packets: Sequence[av.Packet],
+    table: PacketTable,
+    wanted: Iterable[int],
+    take: Callable[[int, av.VideoFrame], None],
+    skip: str = "DEFAULT",
+) -> None:
+    """Decode as few packets as the frames of the packets `wanted` need; each goes to `take` with its packet's number.
+
+    Frames are told apart by their timestamps. `skip`: what the decoder may leave out of the frames not wanted.
+    """
+    context = stream.codec_context
+    by_time = {int(table.pts[number]): number for number in wanted}
+
+    def feed(packet: av.Packet | None) -> None:
+        for frame in context.decode(packet):  # type: ignore[arg-type]
+            number = by_time.get(frame.pts) if frame.pts is not None else None
+            if number is not None:
+                take(number, frame)
+
+    context.flush_buffers()
+    position = 0
+    for number in sorted(by_time.values()):
+        start = table.random_access(number)
+        if start is not None and start > position:
+            feed(None)
+            context.flush_buffers()
+            position = start
+        while position <= number:
+            context.skip_frame = "DEFAULT" if int(table.pts[position]) in by_time else skip  # type: ignore[assignment]
+            feed(packets[position])
+            position += 1
+    context.skip_frame = "DEFAULT"
+    feed(None)
+
+
+def linear_frames(
+    stream: VideoStream, packets: Iterable[av.Packet], other: Callable[[av.Packet], None] | None = None
+) -> Iterator[av.VideoFrame]:
+    """All frames that a file's decoder gives, in order, as the scan counts them; damaged packets are passed over.
+
+    `other` gets the packets of other streams as they come by.
+    """
+    with contextlib.suppress(FFmpegError):  # a broken container ends there
+        for packet in packets:
+            if packet.stream_index != stream.index:
+                if other is not None:
+                    other(packet)
+                continue
+            if not packet.size:
+                break
+            with contextlib.suppress(FFmpegError):
+                yield from stream.codec_context.decode(packet)  # type: ignore[arg-type]
+    with contextlib.suppress(FFmpegError):
+        yield from stream.codec_context.decode(None)

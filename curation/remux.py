@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TIMED = ("mov", "matroska", "mpegts", "flv", "nut")  # demuxers whose containers store when a picture is shown
 RECENT = 1000  # packets by which sound and pictures of the same time may lie apart
+# Equal packets give equal bytes: no date, no library version.
 MUX_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart", "use_editlist": "1"}
 
 

@@ -11,7 +11,6 @@ far the decoder has to reorder, `full` is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import av
@@ -21,7 +20,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from curation.container import OPEN_OPTIONS, frame_hash
-from curation.packets import PacketTable, packet_table, reorder_depth
+from curation.packets import PacketTable, decode_packets, packet_table, reorder_depth
 from curation.remux import Run
 
 if TYPE_CHECKING:
@@ -59,14 +58,16 @@ def verify_copy(request: CutRequest, run: Run, full: bool) -> tuple[str | None, 
 def _verify_ends(stream: VideoStream, packets: list[av.Packet], table: PacketTable, request: CutRequest) -> str | None:
     shown = np.flatnonzero(table.shown)
     first, last = (int(shown[pick(table.pts[shown])]) for pick in (np.argmin, np.argmax))
-    tail = table.random_access(last)
-    if tail is None:
-        return "the copy has no keyframe before its last frame"
     wanted = {first: request.first_hash} | {last: request.last_hash}
     hashes: dict[int, int] = {}
+
+    def take(number: int, frame: av.VideoFrame) -> None:
+        hashes[number] = frame_hash(frame)
+
     # Frames that no other needs may be skipped; some streams name the wrong ones, so a difference is looked at again.
     for skip in ("NONREF", "DEFAULT") if stream.codec_context.name in SKIPPABLE else ("DEFAULT",):
-        hashes = _hashes(stream, packets, wanted, last, tail, skip)
+        hashes.clear()
+        decode_packets(stream, packets, table, wanted, take, skip)
         if hashes == wanted:
             return None
     return f"the copy's {'last' if hashes.get(first) == request.first_hash else 'first'} frame differs"
@@ -84,35 +85,3 @@ def _verify_all(stream: VideoStream, packets: list[av.Packet], request: CutReque
     if frames_hash(hashes) != request.frames_hash:
         return "frames inside the copy differ"
     return None
-
-
-def _hashes(
-    stream: VideoStream, packets: list[av.Packet], wanted: Iterable[int], last: int, tail: int, skip: str
-) -> dict[int, int]:
-    """Hashes of the frames of the packets `wanted`; that of packet `last` is decoded from packet `tail` on.
-
-    With NONREF, frames that no other frame needs are skipped, unless they are wanted.
-    """
-    context = stream.codec_context
-    by_time = {packets[number].pts: number for number in wanted}
-    found: dict[int, int] = {}
-
-    def take(packet: av.Packet | None) -> None:
-        for frame in stream.decode(packet):
-            if frame.pts in by_time:
-                found[by_time[frame.pts]] = frame_hash(frame)
-
-    context.flush_buffers()
-    position = 0
-    for number in sorted(by_time.values()):
-        if number == last and tail > position:
-            take(None)
-            context.flush_buffers()
-            position = tail
-        while position <= number:
-            context.skip_frame = "DEFAULT" if position in by_time.values() else skip  # type: ignore[assignment]
-            take(packets[position])
-            position += 1
-    context.skip_frame = "DEFAULT"
-    take(None)
-    return found

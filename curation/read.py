@@ -1,0 +1,288 @@
+"""Reading clips: the only way anything downstream gets a clip's pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import av
+import fsspec
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from fsspec.implementations.local import LocalFileSystem
+
+from curation.container import OPEN_OPTIONS, NotVideo, frame_hash, open_video
+from curation.packets import NONE, decode_packets, linear_frames, packet_table
+from curation.pixels import View
+from orchestration.storage import Storage
+
+Take = Callable[[int, av.VideoFrame], None]  # a frame's number in the clip, and the frame
+STEP_BACK_S = 10.0  # where a seek lands too late for the first frame, it is tried again so much earlier
+
+
+class ClipUnreadable(ValueError):
+    """A clip cannot be read. The message names it and says what to do."""
+
+
+def read_clip(
+    row: Mapping[str, Any],
+    frames: int | Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    root: str = "",
+) -> np.ndarray:
+    """A clip's pictures: [T, H, W, 3] uint8 RGB, upright, square pixels, cropped to `crop_*`, progressive, SDR.
+
+    `row`: a clips row joined with its video's columns. `frames`: None for all, a number for so many evenly spaced ones
+    from first to last, or indices within the clip. `size`: (height, width) to cover; the rest is cut off around the
+    centre. `root`: the dataset that `media` is relative to, a folder or a bucket address; without `media` the span is
+    read from the video's `uri`. Raises ClipUnreadable, and ValueError for frames that the clip does not have.
+    """
+    length = int(row["end_frame"]) - int(row["start_frame"])
+    chosen = choose_frames(length, frames)
+    view = _view(row, size)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(chosen):
+        places.setdefault(index, []).append(place)
+    pictures: list[np.ndarray | None] = [None] * len(chosen)
+
+    def take(index: int, frame: av.VideoFrame) -> None:
+        for place in places.get(index, ()):
+            pictures[place] = view.render(frame)
+
+    where = row.get("media") or row.get("uri")
+    if not where:
+        raise ClipUnreadable(f"clip {row.get('clip_id')}: neither media nor uri is given; join it with its video's row")
+    try:
+        with _located(row, root) as file:
+            _read(row, file, sorted(places), length, take)
+    except (FFmpegError, NotVideo, OSError) as error:
+        raise ClipUnreadable(_complaint(row, root, str(error))) from error
+    if any(picture is None for picture in pictures):
+        missing = [index for index, picture in zip(chosen, pictures, strict=True) if picture is None]
+        raise ClipUnreadable(_complaint(row, root, f"frames {missing[:5]} of {length} are not there"))
+    return np.stack(pictures)  # type: ignore[arg-type]
+
+
+def choose_frames(length: int, frames: int | Sequence[int] | None) -> list[int]:
+    """Indices within a clip of `length` frames, see read_clip. Raises ValueError."""
+    if frames is None:
+        return list(range(length))
+    if isinstance(frames, int | np.integer):
+        if not 0 < frames <= length:
+            raise ValueError(f"{frames} frames asked of a clip that has {length}")
+        return [round(i) for i in np.linspace(0, length - 1, int(frames))]
+    chosen = [int(index) for index in frames]
+    if not chosen or min(chosen) < 0 or max(chosen) >= length:
+        raise ValueError(f"frames {chosen} asked of a clip that has 0 to {length - 1}")
+    return chosen
+
+
+def _view(row: Mapping[str, Any], size: tuple[int, int] | None) -> View:
+    box = tuple(row.get(f"crop_{side}") for side in "xywh")
+    crop = None if any(value is None for value in box) else tuple(int(value) for value in box)  # type: ignore[arg-type]
+    aspect = row.get("pixel_aspect") or 1.0
+    aspect = aspect if math.isfinite(aspect) and aspect > 0 else 1.0
+    return View(int(row.get("rotation") or 0), float(aspect), crop, size, row.get("hdr") or "")  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _located(row: Mapping[str, Any], root: str) -> Iterator[str | IO[bytes]]:
+    """The clip's file: a path where it is local, an open file otherwise."""
+    if row.get("media"):
+        storage = Storage(root or ".")
+        filesystem, path = storage.fs, storage.path(row["media"])
+    else:
+        filesystem, path = fsspec.url_to_fs(str(row["uri"]))
+    if isinstance(filesystem, LocalFileSystem):
+        yield path
+        return
+    with filesystem.open(path, "rb") as file:
+        yield file  # type: ignore[misc]
+
+
+def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], length: int, take: Take) -> None:
+    if _for_decord(row):
+        _read_decord(file, wanted, length, take)
+        return
+    container, stream = _open(file)
+    with container:
+        if row.get("interlaced"):  # a field's missing lines come from the frames before and after
+            take = Deinterlacer(stream, wanted, take)
+            wanted = list(range(length))
+        done = False
+        if row.get("media"):
+            done = _read_packets(stream, list(container.demux(stream)), None, wanted, length, take)
+        elif row.get("start_pts") is not None and row.get("end_pts") is not None:
+            done = _read_span(row, container, stream, wanted, length, take)
+    if not done:
+        container, stream = _open(file)
+        with container:
+            if isinstance(take, Deinterlacer):
+                take.restart()
+            _read_linear(container, stream, 0 if row.get("media") else int(row["start_frame"]), length, take)
+    if isinstance(take, Deinterlacer):
+        take.finish()
+
+
+def _open(file: str | IO[bytes]) -> tuple[InputContainer, VideoStream]:
+    """Like container.open_video, for open files as well: same formats, same choice of stream."""
+    if isinstance(file, str):
+        return open_video(file)
+    file.seek(0)
+    container = av.open(file, "r", options=OPEN_OPTIONS, metadata_errors="replace")
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams or streams[0].codec_context is None:
+        container.close()
+        raise NotVideo("no video stream that can be decoded")
+    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default))
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def _read_packets(
+    stream: VideoStream,
+    packets: list[av.Packet],
+    span: tuple[int, int] | None,
+    wanted: list[int],
+    length: int,
+    take: Take,
+    first_hash: int | None = None,
+) -> bool:
+    """Decode only what the wanted frames need. `span`: timestamps; None for all that the file shows.
+
+    False where the packets do not tell the frames apart or not every frame came out right: what was taken does not
+    count then, and the file is to be decoded in order.
+    """
+    packets = [packet for packet in packets if packet.size]
+    table = packet_table(packets)
+    shown = table.shown & (table.pts != NONE)
+    if span is not None:
+        shown &= (table.pts >= span[0]) & (table.pts < span[1])
+    numbers = np.flatnonzero(shown)
+    numbers = numbers[np.argsort(table.pts[numbers], kind="stable")]
+    if len(numbers) != length or len(np.unique(table.pts[numbers])) != length:
+        return False
+    if table.random_access(int(numbers[0])) is None:
+        return False
+    index_of = {int(number): index for index, number in enumerate(numbers)}
+    expected = set(wanted) | ({0} if first_hash is not None else set())
+    found: set[int] = set()
+
+    def see(number: int, frame: av.VideoFrame) -> None:
+        index = index_of[number]
+        if index == 0 and first_hash is not None and frame_hash(frame) != first_hash:
+            return
+        found.add(index)
+        if index in expected:
+            take(index, frame)
+
+    decode_packets(stream, packets, table, [int(numbers[index]) for index in expected], see)
+    return found == expected
+
+
+def _read_span(
+    row: Mapping[str, Any], container: InputContainer, stream: VideoStream, wanted: list[int], length: int, take: Take
+) -> bool:
+    """Seek to a span of a source. False where that does not lead to exactly its frames."""
+    start, end = int(row["start_pts"]), int(row["end_pts"])
+    first_hash = row.get("first_hash")
+    back = round(STEP_BACK_S / (stream.time_base or 1))
+    for target in (start, start - back):
+        try:
+            container.seek(target, stream=stream)
+        except FFmpegError:
+            return False
+        packets: list[av.Packet] = []
+        for packet in container.demux(stream):
+            packets.append(packet)
+            if packet.dts is not None and packet.dts >= end:  # nothing later is shown before it is decoded
+                break
+        if _read_packets(stream, packets, (start, end), wanted, length, take, first_hash):
+            return True
+    return False
+
+
+def _read_linear(container: InputContainer, stream: VideoStream, start: int, length: int, take: Take) -> None:
+    """Decode from the beginning and count: slow, and right for every file."""
+    for index, frame in enumerate(linear_frames(stream, container.demux(stream))):
+        if index >= start + length:
+            return
+        if index >= start:
+            take(index - start, frame)
+
+
+def _for_decord(row: Mapping[str, Any]) -> bool:
+    """decord ignores edit lists, so it reads only what we encoded, of the kinds whose colours it converts rightly."""
+    plain = not (row.get("hdr") or row.get("rotation") or row.get("interlaced"))
+    shallow = row.get("pix_fmt") in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p")
+    encoded = bool(row.get("media")) and row.get("cut") == "encode"
+    return encoded and plain and shallow and importlib.util.find_spec("decord") is not None
+
+
+def _read_decord(file: str | IO[bytes], wanted: list[int], length: int, take: Take) -> None:
+    import decord  # exists for Linux x86-64 only
+
+    try:
+        reader = decord.VideoReader(file, num_threads=1)
+        if len(reader) != length:
+            raise NotVideo(f"{len(reader)} frames, not {length}")
+        for index in wanted:
+            take(index, av.VideoFrame.from_ndarray(reader[index].asnumpy(), "rgb24"))
+    except (decord.DECORDError, RuntimeError) as error:
+        raise NotVideo(str(error).splitlines()[0]) from error
+
+
+class Deinterlacer:
+    """Takes all frames of a clip in order and passes the wanted ones on, made progressive by yadif."""
+
+    def __init__(self, stream: VideoStream, wanted: list[int], take: Take):
+        self.stream, self.wanted, self.take = stream, set(wanted), take
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what came: the clip begins anew."""
+        self.graph: Graph | None = None
+        self.count = 0
+
+    def __call__(self, index: int, frame: av.VideoFrame) -> None:
+        if self.graph is None:
+            graph = Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=self.stream.time_base
+            )
+            yadif = graph.add("yadif", "mode=send_frame:deint=all")
+            graph.link_nodes(source, yadif, graph.add("buffersink")).configure()
+            self.graph = graph
+        frame.pts = index
+        self.graph.vpush(frame)
+        self._pull()
+
+    def finish(self) -> None:
+        if self.graph is not None:
+            self.graph.vpush(None)
+            self._pull()
+
+    def _pull(self) -> None:
+        assert self.graph is not None
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while True:
+                frame = self.graph.vpull()
+                if self.count in self.wanted:
+                    self.take(self.count, frame)
+                self.count += 1
+
+
+def _complaint(row: Mapping[str, Any], root: str, text: str) -> str:
+    name = row.get("clip_id")
+    if row.get("media"):
+        where = f"{row['media']} in {root or '.'}"
+        return f"clip {name}: cannot read {where}: {text}; delete the file and run `rushes curate` to cut it anew"
+    return f"clip {name}: cannot read frames {row['start_frame']} to {row['end_frame']} of {row['uri']}: {text}"
