@@ -14,6 +14,7 @@ from curation.verify import frames_hash
 from curation.video import Span
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+TONE_FROM = 1.0  # seconds
 ENCODERS = {
     "h264": ("libx264", "-preset", "veryfast"),
     "hevc": ("libx265", "-preset", "ultrafast"),
@@ -60,7 +61,7 @@ def make_video(
     """Encode `frames` frames of `source`, repeated as needed, to `path`; the container is that of its suffix.
 
     `rotation`: degrees counter-clockwise that a player has to turn the picture. `vfr`: every third frame is missing.
-    `audio`: name of an encoder for a sine tone beside the picture. `size`: (width, height).
+    `audio`: encoder of a sound that is silent until TONE_FROM, then a tone. `size`: (width, height).
     """
     chain = [f"scale={size[0]}:{size[1]}", f"setsar={sar}"]
     if vfr:
@@ -80,7 +81,7 @@ def make_video(
         encoder += ["-g", str(gop)]
     if interlaced:
         encoder += ["-flags", "+ilme+ildct"]
-    tone = ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"] if audio else []
+    tone = ["-f", "lavfi", "-i", f"aevalsrc='gte(t,{TONE_FROM})*sin(2*PI*440*t)':s=48000"] if audio else []
     sound = ["-map", "1:a", "-c:a", audio, "-shortest"] if audio else ["-an"]
     target = path.with_suffix(".upright" + path.suffix) if rotation else path
     ffmpeg(
