@@ -28,7 +28,8 @@ endif
 # beside an NVIDIA driver its line is left out.
 CONSTRAINTS ?= constraints-cpu.txt
 CUDA := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(VENV)/constraints.txt)
+# setuptools warns of every editable install of a flat layout; PYTHONWARNINGS spares the reader that.
+PIP_INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(VENV)/constraints.txt)
 
 # An editable install knows its folder by path: what was installed for another folder or other constraints is redone.
 SETTINGS := $(CURDIR) $(CUDA) $(CONSTRAINTS)
