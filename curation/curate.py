@@ -74,7 +74,7 @@ class _Curation:
         self._console.print(
             f"{listing.rows:,} new or changed files ({listing.bytes / 1e6:,.1f} MB), {listing.known:,} known ones"
         )
-        with _LazyEngine(config) as ray:
+        with _LazyEngine(config, self._run.ray_log) as ray:
             if listing.rows:
                 self._scan(ray, listing)
                 ledger.pack()
@@ -209,8 +209,8 @@ class _Curation:
 class _LazyEngine:
     """Ray starts only if there is work for it."""
 
-    def __init__(self, config: CurateConfig):
-        self._config = config
+    def __init__(self, config: CurateConfig, chatter: Path):
+        self._config, self._chatter = config, chatter
         self._context: Any = None
         self._engine: Engine | None = None
 
@@ -220,7 +220,7 @@ class _LazyEngine:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._context = engine(self._config.ray)
+            self._context = engine(self._config.ray, self._chatter)
             self._engine = self._context.__enter__()
         return self._engine
 

@@ -26,7 +26,7 @@ LISTING = pa.schema(
         ("run", pa.int64()),
     ]
 )
-ROWS_PER_FILE = 10_000
+ROWS_PER_FILE = 2_000  # the engine takes a file at a time
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -40,7 +40,9 @@ class Listed(NamedTuple):
     @property
     def listing_id(self) -> str:
         """24 hex digits that change when the object does."""
-        return hashlib.sha256(f"{self.uri}\0{self.bytes}\0{self.version}".encode(errors="surrogateescape")).hexdigest()[:24]
+        return hashlib.sha256(f"{self.uri}\0{self.bytes}\0{self.version}".encode(errors="surrogateescape")).hexdigest()[
+            :24
+        ]
 
 
 def list_input(source: str, exclude: str = "") -> Iterator[Listed]:

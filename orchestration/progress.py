@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from types import TracebackType
@@ -20,23 +19,25 @@ RATE_WINDOW_S = 60.0
 class Progress:
     """Context manager. `total` items, of which `update` tells how many are done; `frames` counts finer work inside them."""
 
-    def __init__(self, title: str, total: int, unit: str, total_bytes: int = 0, console: Console | None = None):
+    def __init__(self, title: str, total: int, unit: str, total_bytes: int, console: Console):
         self._title, self._total, self._unit, self._total_bytes = title, total, unit, total_bytes
-        self._console = console or Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._view)
+        self._console = console
         self._plain = not self._console.is_terminal
         self._started = self._last_plain = time.monotonic()
         self._done = self._bytes = self._frames = 0
         self._counts: dict[str, int] = {}
         self._busy: list[str] = []
         self._history: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._view)
 
     def __enter__(self) -> Progress:
         if not self._plain:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._plain:
             self._live.stop()
         if self._total:
@@ -53,7 +54,7 @@ class Progress:
             self._history.popleft()
         if self._plain and now - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = now
-            print(f"{self._title}: {self._done:,}/{self._total:,} {self._unit}, {self._facts()}", file=sys.stderr, flush=True)  # noqa: T201
+            self._console.print(f"{self._title}: {self._done:,}/{self._total:,} {self._unit}, {self._facts()}")
 
     def _facts(self) -> str:
         parts = [f"{count:,} {name}" for name, count in self._counts.items() if count]

@@ -79,11 +79,15 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(config: RayConfig) -> Iterator[Engine]:
-    """Start Ray here, or connect to `config.address`; end it afterwards. SIGTERM and Ctrl-C raise Stopped inside."""
+def engine(config: RayConfig, chatter: Path) -> Iterator[Engine]:
+    """Start Ray here, or connect to `config.address`; end it afterwards. SIGTERM and Ctrl-C raise Stopped inside.
+
+    What Ray and its C++ core print on standard error goes to the file `chatter` meanwhile.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     if config.address is None:
         _use_token()
     import ray
@@ -92,13 +96,16 @@ def engine(config: RayConfig) -> Iterator[Engine]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     previous = signal.getsignal(signal.SIGTERM)
     home = None
+    terminal = os.dup(2)
+    with chatter.open("a") as file:
+        os.dup2(file.fileno(), 2)
     try:
         if config.address is None:
             memory = psutil.virtual_memory().available
             fitting = max(1, int(memory * 0.8 / (config.worker_memory_gb * 2**30)))
             workers = config.workers or min(cpus, fitting)
             # More logical CPUs than there are: Ray Data's own tasks must never wait for the actors to end.
-            logical = int(workers * config.worker_cpus) + cpus + 2
+            logical = int(workers * config.worker_cpus) + 2
             home = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
             ray.init(
                 num_cpus=logical,
@@ -120,6 +127,8 @@ def engine(config: RayConfig) -> Iterator[Engine]:
         ray.shutdown()
         if home is not None:
             shutil.rmtree(home, ignore_errors=True)
+        os.dup2(terminal, 2)
+        os.close(terminal)
         signal.signal(signal.SIGTERM, previous)
 
 
@@ -172,28 +181,30 @@ def _first_pass(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a block that failed is found missing, and its row runs alone in the second pass
-    # Rows are small and slow: one row a task keeps what a dead worker repeats to one video.
-    dataset = ray.data.read_parquet(list(listing), filesystem=filesystem).repartition(target_num_rows_per_block=1)
-    receipts = dataset.map_batches(
-        _Actor,
-        fn_constructor_args=(worker, board),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=engine.workers, max_tasks_in_flight_per_actor=1),
-        num_cpus=engine.config.worker_cpus,
-        max_restarts=1000,
-        max_task_retries=0,
-    )
-    try:
-        for batch in receipts.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield from (json.loads(text) for text in batch.column("receipt").to_pylist())
-    except ray.exceptions.RayError as error:
-        log.warning("the first pass ended early: %s", error)
+    for name in listing:
+        # A row a block: what a dead worker repeats is one video. Made here and not read by Ray, the blocks need no stage
+        # of their own that would compete with the workers for CPUs.
+        table = pq.read_table(name, filesystem=filesystem)
+        dataset = ray.data.from_arrow([table.slice(row, 1) for row in range(table.num_rows)])
+        receipts = dataset.map_batches(
+            _Actor,
+            fn_constructor_args=(worker, board),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=min(engine.workers, table.num_rows), max_tasks_in_flight_per_actor=1),
+            num_cpus=engine.config.worker_cpus,
+            max_restarts=1000,
+            max_task_retries=0,
+        )
+        try:
+            for batch in receipts.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                yield from (json.loads(text) for text in batch.column("receipt").to_pylist())
+        except ray.exceptions.RayError as error:
+            log.warning("the first pass ended early: %s", error)
 
 
 def _alone(worker: Callable[[], Worker], board: Any, row: dict[str, Any]) -> dict[str, Any]:

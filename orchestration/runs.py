@@ -32,6 +32,8 @@ class RunFolder:
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
         self._metrics = (self._scratch / "metrics.jsonl").open("a")
+        self.ray_log = self._scratch / "ray.txt"  # what Ray prints
+        self.ray_log.touch()
         self._handler = logging.FileHandler(self._scratch / "log.txt")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
@@ -51,7 +53,7 @@ class RunFolder:
         log.removeHandler(self._handler)
         self._handler.close()
         self._metrics.close()
-        for name in ("metrics.jsonl", "log.txt"):
+        for name in ("metrics.jsonl", "log.txt", "ray.txt"):
             self._write(name, (self._scratch / name).read_bytes())
 
     def _write(self, name: str, data: bytes) -> None:

@@ -25,7 +25,7 @@ def drive(tmp_path, rows, make=Make, **settings):
         ledger.commit(row["key"], {"key": row["key"], "status": reason})
         return {"key": row["key"], "status": reason}
 
-    with engine(RayConfig(workers=2, **settings)) as running:
+    with engine(RayConfig(workers=2, **settings), tmp_path / "ray.txt") as running:
         receipts = run_rows(
             running,
             [str(listing)],

@@ -1,0 +1,62 @@
+"""`report/index.html` of a dataset: what the report's page needs beside the tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import yaml
+
+from curation.config import CurateConfig
+from curation.read import read_clip
+from curation.records import TIMINGS, scans
+from curation.report_page import curation_page
+from curation.scorers import score_columns
+from curation.select import read_funnel
+from orchestration.report import build_report
+from orchestration.storage import Storage
+
+STAGES = {
+    "fetch_s": "Fetch and hash",
+    "decode_s": "Decode and measure",
+    "shots_s": "Shots",
+    "score_s": "Score",
+    "cut_s": "Cut",
+}
+
+
+def write_report(storage: Storage, config: CurateConfig) -> int:
+    """Write the report and return its size in bytes."""
+    funnel = read_funnel(storage)
+
+    def reader(row: dict[str, Any], frames: list[int], size: tuple[int, int]) -> np.ndarray:
+        width, height = size
+        return read_clip(row, frames, (height, width), root=storage.uri)
+
+    page = curation_page(
+        storage,
+        columns=score_columns(),
+        thresholds=config.select.thresholds(funnel.thresholds if funnel else None),
+        funnel=funnel,
+        stages=_stages(storage),
+        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        reader=reader,
+    )
+    limit = int(config.report.max_mb * 1e6)
+    return build_report(storage, [page], "rushes", subtitle=storage.uri, limit=limit)
+
+
+def _stages(storage: Storage) -> list[dict[str, Any]]:
+    """Seconds of work of each stage, summed over all workers and runs."""
+    seconds = dict.fromkeys(TIMINGS, 0.0)
+    frames = clips = size = 0
+    for table in scans(storage).read([*TIMINGS, "frames_decoded", "bytes"]):
+        for name in TIMINGS:
+            seconds[name] += sum(value or 0 for value in table.column(name).to_pylist())
+        frames += sum(value or 0 for value in table.column("frames_decoded").to_pylist())
+        size += sum(value or 0 for value in table.column("bytes").to_pylist())
+    found = [
+        {"name": title, "seconds": seconds[name], "items": frames, "unit": "frames"} for name, title in STAGES.items()
+    ]
+    found[0] |= {"bytes": size}
+    return found
