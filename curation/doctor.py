@@ -175,7 +175,7 @@ import pathlib, sys, tempfile, time
 from orchestration.runner import RayConfig, engine
 began = time.monotonic()
 with tempfile.TemporaryDirectory() as scratch:
-    with engine(RayConfig.model_validate_json(sys.argv[1]), pathlib.Path(scratch)) as session:
+    with engine(RayConfig.model_validate_json(sys.argv[1]), pathlib.Path(scratch) / "chatter") as session:
         print(f"gives {session.workers} workers after {time.monotonic() - began:.0f} s")
 """
 

@@ -39,7 +39,7 @@ def test_the_default_writes_out_every_setting():
     for name in sorted(set(written) - CHOSEN):
         compare(written[name], getattr(config, name), type(config).model_fields[name].get_default(), name)
     for item, scorer in zip(written["scorers"], config.scorers, strict=True):
-        compare(item, scorer, type(scorer)(), f"scorers.{scorer.kind}")
+        compare(item, scorer, type(scorer).model_validate({}), f"scorers.{scorer.kind}")
     assert set(written["select"]) == set(type(config.select).model_fields)
 
 
@@ -54,7 +54,7 @@ def test_every_registered_scorer_is_in_the_default():
 
     from curation.scorers import AnyScorer
 
-    known = {scorer().kind for scorer in get_args(get_args(AnyScorer)[0])}
+    known = {scorer.model_fields["kind"].default for scorer in get_args(get_args(AnyScorer)[0])}
     assert {scorer.kind for scorer in load_config(CurateConfig, CONFIGS / "default.yaml").scorers} == known
 
 

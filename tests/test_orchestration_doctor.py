@@ -66,3 +66,12 @@ def test_this_machine_can_curate():
         assert found[name].status == "ok", found[name]
     for check in found.values():
         assert check.status == "ok" or check.advice
+
+
+def test_ray_is_really_started():
+    from curation.doctor import ray
+    from orchestration.runner import RayConfig
+
+    found = ray(RayConfig(workers=1), start=True)
+    assert found.status == "ok", found
+    assert "gives 1 workers" in found.detail
