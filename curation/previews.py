@@ -33,7 +33,7 @@ class Previews:
 def make_previews(rows: Mapping[str, Row], reader: Reader, *, seconds: float, max_bytes: int) -> Previews:
     """Previews of clip rows, the most important first, until `seconds` of work or `max_bytes` are spent.
 
-    reader(row, frames, (width, height)) gives uint8 RGB [T, H, W, 3] of these frames of the clip.
+    reader(row, frames, (height, width)) gives uint8 RGB [T, H, W, 3] of these frames of the clip, as read_clip does.
     """
     made = Previews()
     ends, left = time.monotonic() + seconds, max_bytes
@@ -72,13 +72,13 @@ def _frames(row: Row) -> tuple[list[int], float]:
 
 
 def _size(row: Row) -> tuple[int, int]:
-    """Width and height as displayed, after the crop; both even, the longer one about LONGER_SIDE."""
+    """Height and width as displayed, after the crop; both even, the longer one about LONGER_SIDE."""
     width = (row.get("crop_w") or row.get("width") or 16) * (row.get("pixel_aspect") or 1.0)
     height = float(row.get("crop_h") or row.get("height") or 9)
     if (row.get("rotation") or 0) % 180:
         width, height = height, width
     scale = LONGER_SIDE / max(width, height)
-    return max(16, 2 * round(width * scale / 2)), max(16, 2 * round(height * scale / 2))
+    return max(16, 2 * round(height * scale / 2)), max(16, 2 * round(width * scale / 2))
 
 
 def small_jpeg(data: bytes | None) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from curation import report_parts as parts
 from curation.funnel import Funnel
 from curation.previews import Previews, Reader, make_previews
+from curation.read import read_clip
 from curation.report_data import Place, Tables, read_decisions
 from curation.report_histograms import Bound
 from curation.report_survey import LENGTH, ClipSurvey, survey_clips
@@ -58,8 +60,8 @@ def curation_page(
     """Read `videos/`, `clips/` and `selection.parquet` of a dataset; all of them may be missing or empty.
 
     columns: the scores' documentation. thresholds: column -> [(min, max)]. stages: dicts with `name`, `seconds` and,
-    where known, `items`, `unit`, `bytes`. config: the resolved configuration as YAML. reader(row, frames, (width,
-    height)) -> uint8 RGB [T, H, W, 3] decodes frames of a clip for its preview; without it there are none.
+    where known, `items`, `unit`, `bytes`. config: the resolved configuration as YAML. reader(row, frames, (height,
+    width)) -> uint8 RGB [T, H, W, 3] decodes frames of a clip for its preview; `read_clip` where none is given.
     Memory is bounded by about 20 bytes a clip; media and whole rows are read for the clips shown only.
     """
     amounts = amounts or Amounts()
@@ -83,7 +85,7 @@ def curation_page(
     nearest = [place for sides in near.values() for places in sides.values() for place in places]
     places = dict.fromkeys([*nearest, *(place for sheet in sheets for place in sheet)])
     gallery = gather(storage, clips, videos, survey, columns, decisions, places)
-    previews = _previews(gallery, near, sheets, reader, amounts)
+    previews = _previews(gallery, near, sheets, reader or partial(read_clip, root=storage.uri), amounts)
     gallery.no_preview = previews.reasons
     env = environment(TEMPLATES)
 
@@ -168,12 +170,10 @@ def _previews(
     gallery: Gallery,
     near: Mapping[Bound, Mapping[bool, Sequence[Place]]],
     sheets: Sequence[Sequence[Place]],
-    reader: Reader | None,
+    reader: Reader,
     amounts: Amounts,
 ) -> Previews:
     """Of the nearest clips of every threshold first, then the second nearest; then some of each sheet."""
-    if reader is None:
-        return Previews()
     rounds: list[tuple[int, Place]] = []
     for sides in near.values():
         for places in sides.values():

@@ -103,7 +103,7 @@ def write_dataset(
         clip_rows[0]["clip_id"] = hostile
     ok = list(video_rows)
     video_rows += [{"uri": uri, "status": "failed", "reason": reason} for uri, reason in failures]
-    for number in range(duplicates if ok else 0):
+    for number in range(min(duplicates, len(ok))):
         video_rows.append(
             ok[number] | {"uri": f"{ok[number]['uri']}.copy", "status": "duplicate", "duplicate_of": ok[number]["uri"]}
         )
@@ -244,13 +244,3 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funn
         kept_seconds=sum(seconds[key] for key in kept),
         stages=tuple(stages),
     )
-
-
-def read_frames(row: dict[str, Any], frames: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Frames of a clip out of its source file: stands in for curation.read.read_clip."""
-    wanted = {row["start_frame"] + frame for frame in frames}
-    with av.open(row["uri"]) as container:
-        pictures = [
-            frame.to_ndarray(format="rgb24") for index, frame in enumerate(container.decode(video=0)) if index in wanted
-        ]
-    return np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])

@@ -55,10 +55,13 @@ const report = (() => {
   // {x: labels | centres, width?, category?, series: [{name, role, y}], lines: [{x, label, reject}], hover: [text], range?}
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const drawn = new Set();
+  let printing = false, before = "";
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
   async function loadPlotly() {
-    const packed = Uint8Array.from(atob($("#plotly").textContent), (c) => c.charCodeAt(0));
+    const letters = atob($("#plotly").textContent);
+    const packed = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i += 1) packed[i] = letters.charCodeAt(i);
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
@@ -91,6 +94,8 @@ const report = (() => {
     const axis = { fixedrange: true, showgrid: false, zeroline: false, linecolor: line, tickcolor: line, tickfont: font };
     Plotly.react(element, traces, {
       barmode: "stack", bargap: spec.category ? 0.35 : 0, showlegend: false, font, shapes, annotations,
+      // Paper is narrower than the window that the chart was laid out for.
+      width: printing ? (element.closest(".wide") ? 620 : 280) : undefined, autosize: !printing,
       margin: { l: 40, r: 6, t: spec.lines?.length ? 22 : 8, b: 24 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       xaxis: { ...axis, range: spec.range, type: spec.category ? "category" : "linear", ticks: spec.category ? "" : "outside", ticklen: 3, nticks: 7 },
@@ -120,13 +125,14 @@ const report = (() => {
     }));
   }
 
-  let before = null;
   addEventListener("beforeprint", () => {
+    printing = true;
     before = root.dataset.theme ?? "";
     setTheme("light", false);
     if (window.Plotly) $$("[data-chart]").filter((element) => !drawn.has(element)).forEach(draw);
   });
   addEventListener("afterprint", () => {
+    printing = false;
     if (before) setTheme(before, false);
     else { delete root.dataset.theme; redraw(); }
   });

@@ -1,0 +1,265 @@
+"""The curation page: right numbers, right clips, bounded work, whatever the dataset is like."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
+from markupsafe import Markup
+
+from curation import report_data
+from curation.previews import encode, make_previews, preview
+from curation.report_data import DROPPED, KEPT, UNDECIDED, Tables, read_decisions
+from curation.report_histograms import Bound, histogram
+from curation.report_page import Amounts, curation_page
+from curation.report_survey import survey_clips
+from curation.video import Column
+from orchestration.errors import RushesError
+from orchestration.report import Page, Section, build_report, formats
+from orchestration.storage import Storage
+
+MADE = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
+QUICK = Amounts(preview_seconds=0)
+
+
+def no_reader(row, frames, size) -> np.ndarray:
+    raise FileNotFoundError(row["uri"])
+
+
+def page_text(storage: Storage, funnel=None, **options) -> tuple[Page, str]:
+    options = {"columns": SCORES, "thresholds": THRESHOLDS, "stages": STAGES, "amounts": QUICK, **options}
+    page = curation_page(storage, funnel=funnel, **options)
+    build_report(storage, [page], "test", made=MADE)
+    return page, storage.read_bytes("report/index.html").decode()
+
+
+def section(page: Page, slug: str) -> str:
+    return next(str(part.html) for part in page.sections if part.slug == slug)
+
+
+def words(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_numbers_agree_with_the_tables(tmp_path: Path):
+    funnel = write_dataset(
+        tmp_path, videos=12, failures=[("a.mp4", "no video"), ("b.mp4", "no video"), ("c", "cut off")]
+    )
+    assert funnel is not None
+    page, _ = page_text(Storage(tmp_path), funnel)
+    overview = words(section(page, "overview"))
+    assert "videos ok 12" in overview
+    assert "videos failed 3" in overview
+    assert "duplicate videos 2" in overview
+    assert f"clips kept {formats.count(funnel.kept)}" in overview
+    assert f"clips dropped {formats.count(funnel.clips - funnel.kept)}" in overview
+    shown = words(section(page, "funnel"))
+    for stage in funnel.stages:
+        assert stage.reason.replace("<", "&lt;").replace(">", "&gt;") in shown
+    failures = section(page, "failures")
+    assert failures.index("no video") < failures.index("cut off")
+    assert "<b>2</b> <bdi>no video</bdi>" in failures
+    for name, chart in page.charts.items():
+        total = sum(sum(series["y"]) for series in chart["series"])
+        missing = 0 if name != "score-motion" else funnel.clips - total
+        assert total + missing == funnel.clips
+        assert missing < 0.1 * funnel.clips
+
+
+def test_equal_input_gives_equal_bytes(tmp_path: Path):
+    funnel = write_dataset(tmp_path, videos=6)
+    assert page_text(Storage(tmp_path), funnel)[1] == page_text(Storage(tmp_path), funnel)[1]
+
+
+def test_clips_nearest_a_threshold_are_the_nearest(tmp_path: Path):
+    write_dataset(tmp_path, videos=30)
+    storage = Storage(tmp_path)
+    tables = Tables(storage, "clips")
+    survey = survey_clips(
+        tables,
+        read_decisions(storage),
+        SCORES,
+        THRESHOLDS,
+        [],
+        kept_tiles=5,
+        reason_tiles=5,
+        max_reasons=3,
+        near_pool=7,
+    )
+    values = np.concatenate([part.numbers("motion") for part in tables.scan(["motion"])])
+    bound = Bound("motion", "min", 0.8)
+    for passes in (True, False):
+        side = values[np.isfinite(values) & ((values >= 0.8) == passes)]
+        expected = np.sort(np.abs(side - 0.8))[:7]
+        assert [distance for distance, *_ in survey.near[bound][passes].items] == pytest.approx(expected)
+    assert survey.histograms["motion"].failing[bound] == (values < 0.8).sum()
+    assert len(survey.dropped) == 3
+    assert survey.clips[KEPT] + survey.clips[DROPPED] == len(values)
+
+
+def test_the_sample_depends_on_neither_files_nor_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    funnel = write_dataset(tmp_path, videos=20)
+    storage = Storage(tmp_path)
+    first, _ = page_text(storage, funnel)
+    table = pa.concat_tables(
+        [pa.Table.from_batches([part.table]) for part in Tables(storage, "clips").scan(_names(storage))]
+    )
+    storage.remove("clips/part-0.parquet")
+    for number, start in enumerate(range(0, len(table), 100)):
+        storage.write_table(f"clips/part-{number}.parquet", table.slice(start, 100))
+    monkeypatch.setattr(report_data, "BATCH", 17)
+    second, _ = page_text(storage, funnel)
+    assert list(first.records) == list(second.records)
+    assert first.charts == second.charts
+
+
+def _names(storage: Storage) -> list[str]:
+    return Tables(storage, "clips").schema.names
+
+
+def test_thumbnails_are_read_for_shown_clips_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    funnel = write_dataset(tmp_path, videos=20)
+    read: list[str] = []
+    scan = Tables.scan
+
+    def spied(self, columns):
+        read.extend(columns)
+        return scan(self, columns)
+
+    monkeypatch.setattr(Tables, "scan", spied)
+    page_text(Storage(tmp_path), funnel)
+    assert "motion" in read
+    assert "thumbnail" not in read
+
+
+@pytest.mark.parametrize("case", ["nothing", "all failed", "no clips", "no selection", "no thumbnails", "one clip"])
+def test_odd_datasets_still_make_a_page(tmp_path: Path, case: str):
+    funnel = None
+    if case == "all failed":
+        funnel = write_dataset(tmp_path, videos=0, failures=[("a.mp4", "not a video"), ("b.mp4", "")])
+    elif case == "no selection":
+        funnel = write_dataset(tmp_path, videos=3, select=False)
+    elif case == "no thumbnails":
+        funnel = write_dataset(tmp_path, videos=3, thumbnails=False)
+    elif case in ("one clip", "no clips"):
+        write_dataset(tmp_path, videos=1, select=False)
+        storage = Storage(tmp_path)
+        (part,) = Tables(storage, "clips").scan(_names(storage))
+        storage.write_table("clips/part-0.parquet", pa.Table.from_batches([part.table]).slice(0, case == "one clip"))
+    page, html = page_text(Storage(tmp_path), funnel)
+    assert [part.slug for part in page.sections][:3] == ["overview", "funnel", "scores"]
+    text = words(html.split("<script")[0] + " ".join(str(part.html) for part in page.sections))
+    assert "nan" not in re.findall(r"\b[a-z]+\b", text)
+    if case == "all failed":
+        assert "no reason recorded" in text
+    if case == "no selection":
+        assert "not selected" in text
+    if case == "no thumbnails":
+        assert "no thumbnail" in text
+
+
+def test_the_size_is_bounded_by_dropping_previews(tmp_path: Path):
+    storage = Storage(tmp_path)
+    part = Section("A", "a", Markup("<p>text</p>"))
+    previews = {f"clip-{number}": bytes([number]) * 400_000 for number in range(8)}
+    page = Page("P", "p", (part,), previews=previews)
+    assert build_report(storage, [page], "t", made=MADE, limit=2_000_000) <= 2_000_000
+    html = storage.read_bytes("report/index.html").decode()
+    kept = json.loads(re.search(r'id="previews">(.*?)</script>', html).group(1))  # type: ignore[union-attr]
+    assert list(kept) == ["clip-0", "clip-1", "clip-2"]
+    assert "5 previews left out" in html
+    with pytest.raises(RushesError, match="without previews"):
+        build_report(storage, [page], "t", limit=50_000)
+
+
+def test_huge_texts_do_not_fill_the_report(tmp_path: Path):
+    failures = [(f"s3://{'u' * 100_000}{n}", f"{'r' * 100_000}{n}") for n in range(40)]
+    write_dataset(tmp_path, videos=2, failures=failures, hostile="h" * 200_000)
+    _, html = page_text(Storage(tmp_path), config="c" * 3_000_000)
+    assert len(html) < 6_000_000
+
+
+def test_previews_play_back_what_they_were_made_of(samples: Path):
+    row = {
+        "clip_id": "x", "uri": str(samples / "bikes.mp4"), "width": 640, "height": 272, "start_frame": 10,
+        "end_frame": 130, "start_s": 0.4, "end_s": 5.2,
+    }  # fmt: skip
+    asked = []
+
+    def reader(row, frames, size) -> np.ndarray:
+        asked.append((frames, size))
+        ramp = np.linspace(30, 220, len(frames)).astype(np.uint8)
+        return np.broadcast_to(ramp[:, None, None, None], (len(frames), *size, 3))
+
+    data = preview(row, reader)
+    ((frames, size),) = asked
+    assert size == (108, 256)
+    assert frames[0] > 0
+    assert frames[-1] < 120
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        pictures = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        assert float(container.duration or 0) / 1e6 == pytest.approx(2.0, abs=0.2)
+    assert len(pictures) == len(frames)
+    assert np.diff([picture.mean() for picture in pictures]).min() > 0
+    assert encode(np.zeros((3, 33, 45, 3), np.uint8), 12.0)[4:8] == b"ftyp"
+
+
+def test_real_clips_get_previews_and_others_say_why_not(tmp_path: Path, samples: Path):
+    files = sorted(samples.glob("*.mp4"))[:2]
+    write_dataset(tmp_path, videos=2, files=files)
+    page, _ = page_text(Storage(tmp_path), amounts=Amounts(near=1, preview_seconds=30))
+    assert page.previews
+    rows = {
+        str(n): {"clip_id": str(n), "uri": "gone", "start_frame": 0, "end_frame": 9, "start_s": 0, "end_s": 1}
+        for n in (1, 2)
+    }
+    made = make_previews(rows, no_reader, seconds=10, max_bytes=1000)
+    assert made.reasons["1"].startswith("FileNotFoundError")
+    late = make_previews(rows, no_reader, seconds=-1, max_bytes=1000)
+    assert "used up" in late.reasons["2"]
+
+
+def test_a_threshold_is_the_edge_of_a_bin():
+    column = Column("x", pa.float32(), "", "")
+    values = np.random.default_rng(0).gamma(2, 3, 5000)
+    shape = histogram(column, values, values.min(), values.max(), [Bound("x", "min", 1.37)], whole=False)
+    assert np.abs(shape.edges - 1.37).min() < 1e-9
+    shape.add(values, np.where(values < 1.37, DROPPED, KEPT))
+    below = shape.edges[:-1] < 1.37 - 1e-9
+    assert shape.counts[DROPPED][below].sum() == (values < 1.37).sum()
+    assert shape.counts[KEPT][~below].sum() == (values >= 1.37).sum()
+    assert shape.place(float(np.median(values))) == pytest.approx(50, abs=2)
+
+
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e300, -1e300], [1e-30, 2e-30], [1.0, 2.0, np.inf, np.nan]])
+def test_histograms_of_odd_values(values: list[float]):
+    array = np.array(values)
+    finite = array[np.isfinite(array)]
+    bounds = [Bound("x", "min", 0.3), Bound("x", "max", 0.9)]
+    for chosen in ([], bounds):
+        shape = histogram(Column("x", pa.float64(), "", ""), finite, finite.min(), finite.max(), chosen, whole=False)
+        shape.add(array, np.full(len(array), UNDECIDED))
+        assert shape.measured + shape.missing == len(array)
+        assert len(shape.edges) < 200
+        json.dumps(shape.chart(), allow_nan=False)
+
+
+def test_formats():
+    assert formats.number(1234.5) == "1,234"
+    assert formats.number(-0.25) == "−0.25"
+    assert formats.number(0.0000123) == "1.2×10⁻⁵"
+    assert formats.clock(3723.44) == "1:02:03.4"
+    assert formats.share(1, 100_000) == "< 0.1 %"
+    assert formats.share(99_999, 100_000) == "> 99.9 %"
+    assert formats.size(18_400_000_000) == "18.4 GB"
+    assert formats.duration(5400) == "1.5 h"
