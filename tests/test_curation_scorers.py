@@ -30,7 +30,7 @@ ALL: tuple[Scorer, ...] = tuple(kind() for kind in get_args(get_args(AnyScorer)[
 SIZE = (480, 270)
 FPS = 24
 PHOTO_MOTION = 0.05  # % of diagonal / s that a moved photograph may reach
-REAL_MOTION = 0.09  # what real motion must reach
+REAL_MOTION = 0.08  # what real motion must reach: the threshold that docs/scorers.md suggests
 
 
 def score(scorer: Scorer, frames: list[Frame] | list[np.ndarray], span: Span | None = None) -> dict:

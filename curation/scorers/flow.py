@@ -21,6 +21,7 @@ RATE = 6.0  # grid frames per second
 MIN_SIDE = 32  # px of the working picture; DIS needs a few 8 px patches
 CORNER = 4.0  # codes^2: smaller eigenvalue of the structure tensor at which a block's flow is fully trusted
 NOISE = 4.0  # codes^2 of difference that need no explanation
+INEXACT_PX, INEXACT_SHARE = 0.1, 0.03  # error of DIS flow on still pictures, px and share of the camera's shift
 MEAN_RADIUS = 0.52  # mean distance of a 16:9 picture's points from its centre, in half diagonals
 
 
@@ -173,6 +174,8 @@ class FlowMeter:
         plane, camera, support = fit.fit(block_flow, trust)
 
         rest = np.hypot(block_flow[..., 0] - camera[0], block_flow[..., 1] - camera[1])
+        # Flow is less exact the further things move.
+        rest = np.maximum(rest - INEXACT_PX - INEXACT_SHARE * np.hypot(camera[0], camera[1]), 0)
         by_camera = cv2.warpPerspective(
             after,
             fit.homography(plane),
