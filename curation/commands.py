@@ -45,9 +45,7 @@ def select(config: Path, overrides: Sequence[str]) -> None:
     storage = Storage(settings.output)
     account_before = account(storage)
     with WriterLock(storage, "select"):
-        funnel = select_dataset(
-            storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage
-        )
+        funnel = select_dataset(storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage)
     OUT.print(funnel)
     accounts = account(storage)
     change = accounts.clips["kept"] - account_before.clips["kept"]

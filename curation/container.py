@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import av
@@ -17,6 +18,11 @@ FORMATS = (
     "h264,hevc,m4v,mpegvideo,obu,y4m,yuv4mpegpipe,vc1"
 )
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "fflags": "+genpts"}
+
+
+# What libav complains of is captured where it matters; the terminal is not the place for the rest.
+logging.getLogger("libav").propagate = False
+logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class NotVideo(ValueError):

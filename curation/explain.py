@@ -59,9 +59,7 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
     return table
 
 
-def _rows(
-    storage: Storage, name: str, key: str, value: str, without: tuple[str, ...] = ()
-) -> list[dict[str, Any]]:
+def _rows(storage: Storage, name: str, key: str, value: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     files = [storage.path(file) for file in storage.list(name, ".parquet")]
     if name.endswith(".parquet"):
         files = [storage.path(name)] if storage.exists(name) else []

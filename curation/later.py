@@ -158,9 +158,7 @@ class _Score(_Later):
         tracks = load_tracks(self._folder, result)
         for scorer in scorers:
             ledger = scores(self._storage, scorer)
-            clips = [
-                {"clip_id": name, **scorer.score(tracks, Span(start, end))} for name, start, end in work["clips"]
-            ]
+            clips = [{"clip_id": name, **scorer.score(tracks, Span(start, end))} for name, start, end in work["clips"]]
             key = f"{row['video_id'][:32]}-{scorer.fingerprint()}"
             ledger.commit(key, {"key": key, "video_id": row["video_id"], "measured": token(scorer), "clips": clips})
 

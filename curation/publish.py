@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from curation.records import clip_schema, cuts, scans, scores, token, tombstones
 from curation.schema import VIDEOS, arrow_schema
-from curation.video import Scorer
+from curation.scorers import AnyScorer
 from orchestration.storage import Storage
 
 ROWS_PER_FILE = 250_000
@@ -54,12 +54,15 @@ def roster(storage: Storage) -> Roster:
     return found
 
 
-def publish(storage: Storage, scorers: Sequence[Scorer]) -> None:
+def publish(storage: Storage, scorers: Sequence[AnyScorer]) -> None:
     """Write `videos/` and `clips/` anew from the parts: scores as `scorers` are set now, cuts as last made."""
     speaking = roster(storage)
     later = _Later(storage, scorers)
     clips = clip_schema()
-    with _Snapshot(storage, "videos", arrow_schema(VIDEOS)) as videos_out, _Snapshot(storage, "clips", clips) as clips_out:
+    with (
+        _Snapshot(storage, "videos", arrow_schema(VIDEOS)) as videos_out,
+        _Snapshot(storage, "clips", clips) as clips_out,
+    ):
         for table in scans(storage).read():
             for row in table.to_pylist():
                 if speaking.live.get(row["uri"]) == row["listing_id"]:
@@ -84,7 +87,7 @@ def _video(row: dict[str, Any], speaking: Roster) -> dict[str, Any]:
 class _Later:
     """Scores and cuts that were made after the scan, by clip id."""
 
-    def __init__(self, storage: Storage, scorers: Sequence[Scorer]):
+    def __init__(self, storage: Storage, scorers: Sequence[AnyScorer]):
         self._wanted = {scorer.kind: (token(scorer), [c.name for c in scorer.columns()]) for scorer in scorers}
         self._scores: dict[str, dict[str, dict[str, Any]]] = {}
         for scorer in scorers:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from curation.schema import CLIPS, VIDEOS
-from curation.scorers import score_columns
-from curation.video import Scorer
+from curation.scorers import AnyScorer, score_columns
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
@@ -34,7 +33,7 @@ def scan_schema() -> pa.Schema:
     )
 
 
-def token(scorer: Scorer) -> str:
+def token(scorer: AnyScorer) -> str:
     """Names a scorer with its settings: scores made with other settings are other scores."""
     return f"{scorer.kind}:{scorer.fingerprint()}"
 
@@ -44,7 +43,7 @@ def scans(storage: Storage) -> Ledger:
     return Ledger(storage, "scan", scan_schema(), "listing_id")
 
 
-def scores(storage: Storage, scorer: Scorer) -> Ledger:
+def scores(storage: Storage, scorer: AnyScorer) -> Ledger:
     """Scores that a scan did not measure, or measured with other settings; one row a video and settings."""
     columns = [pa.field("clip_id", pa.string()), *(pa.field(c.name, c.type) for c in scorer.columns())]
     schema = pa.schema(

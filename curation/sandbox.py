@@ -7,6 +7,7 @@ dies with the process that opened the sandbox.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -60,12 +61,9 @@ class Sandbox:
         outcome: dict[str, Any] = {}
         while True:
             message = self._receive(deadline)
-            if message is None:  # silent for too long, or the helper itself is gone
-                hung = helper.poll() is None
-                if child and hung:
-                    os.kill(child, signal.SIGKILL)
-                self.close()
-                raise JobFailed(f"decoder hung: no progress for {self._stall:g} s" if hung else "decoder crashed")
+            if message is None:
+                self._kill(child)
+                raise JobFailed(f"decoder hung: no progress for {self._stall:g} s")
             deadline = time.monotonic() + self._stall
             if "pid" in message:
                 child = message["pid"]
@@ -75,6 +73,13 @@ class Sandbox:
                 outcome = message
             elif beat:
                 beat(message)
+
+    def _kill(self, child: int) -> None:
+        """End the job and the helper; a new helper starts with the next job."""
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        self.close()
 
     def close(self) -> None:
         if self._helper is not None:
@@ -122,11 +127,15 @@ class Sandbox:
         return self._helper
 
     def _receive(self, deadline: float) -> dict[str, Any] | None:
+        """The next message; None where none came in time. Raises JobFailed where the helper is gone."""
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._messages], [], [], max(0.0, deadline - time.monotonic()))
-            data = os.read(self._messages, 65536) if ready else b""
-            if not data:
+            if not ready:
                 return None
+            data = os.read(self._messages, 65536)
+            if not data:
+                self.close()
+                raise JobFailed("decoder crashed (with its helper process)")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)

@@ -95,18 +95,19 @@ class Frame:
         """[27, 48, 3] uint8 RGB, stretched to that shape (TransNetV2's input size)."""
         bgr = self.small_bgr
         while bgr.shape[1] >= 4 * 48 and bgr.shape[0] >= 4 * 27:
-            bgr = _halve(bgr)
+            bgr = halve(bgr)
         return cv2.cvtColor(cv2.resize(bgr, (48, 27), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
 
 
-def _halve(plane: np.ndarray) -> np.ndarray:
+def halve(plane: np.ndarray) -> np.ndarray:
+    """Half of an image's size, by OpenCV's fast path; an odd last row or column is left out."""
     height, width = plane.shape[0] & ~1, plane.shape[1] & ~1
     return cv2.resize(plane[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
 
 
 def _shrink(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     while plane.shape[1] >= 2 * size[0] and plane.shape[0] >= 2 * size[1]:
-        plane = _halve(plane)
+        plane = halve(plane)
     if plane.shape[::-1] != size:
         plane = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
     return plane
@@ -158,8 +159,6 @@ class Scorer(Config):
     that could not be measured, and never raises for odd content.
     """
 
-    kind: str
-
     def columns(self) -> tuple[Column, ...]:
         raise NotImplementedError
 
@@ -172,8 +171,6 @@ class Scorer(Config):
 
 class ShotDetector(Config):
     """A shot detector is its own configuration, like a scorer. `shots` returns disjoint ascending spans."""
-
-    kind: str
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         raise NotImplementedError
