@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from av.error import FFmpegError
-
-from curation.container import NotVideo
 from curation.encode import encode_clips
+from curation.packets import MEDIA_ERRORS
 from curation.remux import CannotCopy, Run, copy_clips, plan, survey
 from curation.verify import verify_copy
 from curation.video import Span
@@ -82,7 +80,8 @@ def _copy(
     runs: dict[int, Run] = {}
     reasons: dict[int, str] = {}
     try:
-        surveyed = survey(source)
+        ends = [request.end_pts for request in requests]
+        surveyed = survey(source, max((end for end in ends if end is not None), default=None))
         for clip, request in enumerate(requests):
             try:
                 runs[clip] = plan(surveyed, request)
@@ -90,7 +89,7 @@ def _copy(
                 reasons[clip] = str(error)
         clips = list(runs)
         failures = copy_clips(source, [requests[c] for c in clips], [runs[c] for c in clips], config.audio)
-    except (NotVideo, CannotCopy, FFmpegError, OSError) as error:
+    except MEDIA_ERRORS as error:
         return {}, {clip: reasons.get(clip, str(error)) for clip in range(len(requests))}
     reasons |= {clip: failure for clip, failure in zip(clips, failures, strict=True) if failure is not None}
     written = [clip for clip in clips if clip not in reasons]

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.error import FFmpegError
 from av.filter import Graph
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import NotVideo, frame_hash, open_video
-from curation.mp4 import Mp4Error, trim_edits
-from curation.packets import linear_frames
+from curation.mp4 import trim_edits
+from curation.packets import MEDIA_ERRORS, linear_frames
 from curation.pixels import MATRICES, matrix_of
 from curation.remux import RECENT, movie_options
 from curation.verify import frames_hash
@@ -101,7 +100,7 @@ class _Wanted:
     def _start(self, clip: int, frame: av.VideoFrame) -> None:
         try:
             encoder = ClipEncoder(self.requests[clip], self.config, self.video, frame, self.sound, self.decode)
-        except (FFmpegError, OSError, ValueError) as error:
+        except MEDIA_ERRORS as error:
             self.requests[clip].target.unlink(missing_ok=True)
             self.reasons[clip] = f"{self.config.codec} cannot encode it ({getattr(error, 'strerror', None) or error})"
             return
@@ -119,7 +118,7 @@ class _Wanted:
             return
         try:
             action(self.open[clip])
-        except (FFmpegError, Mp4Error, OSError, ValueError) as error:
+        except MEDIA_ERRORS as error:
             self.open.pop(clip).abort()
             text = getattr(error, "strerror", None) or str(error)
             failed = isinstance(error, CannotEncode)
@@ -219,7 +218,7 @@ class ClipEncoder:
             raise CannotEncode(f"the encoded clip shows {shown} frames for {self.count}")
 
     def abort(self) -> None:
-        with contextlib.suppress(FFmpegError, OSError, ValueError):
+        with contextlib.suppress(*MEDIA_ERRORS):
             self.output.close()
         self.request.target.unlink(missing_ok=True)
 

@@ -37,7 +37,10 @@ def trim_edits(path: Path, seconds: Fraction) -> None:
             raise Mp4Error("no moov box")
         file.seek(moov.start)
         data = bytearray(file.read(moov.end - moov.start))
-        _trim(data, seconds)
+        try:
+            _trim(data, seconds)
+        except struct.error as error:
+            raise Mp4Error(f"times that mp4 cannot hold ({error})") from error
         file.seek(moov.start)
         file.write(data)
 

@@ -13,6 +13,9 @@ from av.video.stream import VideoStream
 
 NONE = np.iinfo(np.int64).min  # a timestamp that is not there
 
+# What libav, the muxer and odd timestamps raise; anything else is a fault of ours.
+MEDIA_ERRORS = (FFmpegError, ValueError, OSError, ArithmeticError)
+
 
 @dataclass(frozen=True)
 class PacketTable:

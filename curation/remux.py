@@ -23,11 +23,11 @@ from av.video.stream import VideoStream
 
 from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import open_video
-from curation.mp4 import Mp4Error, trim_edits
-from curation.packets import NONE, PacketTable, decode_times, packet_table
+from curation.mp4 import trim_edits
+from curation.packets import MEDIA_ERRORS, NONE, PacketTable, decode_times, packet_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from curation.cut import CutRequest
 
@@ -63,8 +63,11 @@ class Survey:
     timed: bool  # the container stores when each picture is shown; else libav guesses from the order of decoding
 
 
-def survey(source: Path) -> Survey:
-    """Read the packet headers of a whole file; nothing is decoded. Raises NotVideo, CannotCopy."""
+def survey(source: Path, until: int | None = None) -> Survey:
+    """Read a file's packet headers, to its end or the timestamp `until`; nothing is decoded.
+
+    Raises NotVideo, CannotCopy.
+    """
     container, stream = open_video(source)
     with container:
         for other in container.streams:
@@ -74,9 +77,19 @@ def survey(source: Path) -> Survey:
             raise CannotCopy("the source has no time base")
         try:
             timed = any(name in TIMED for name in container.format.name.split(","))
-            return Survey(packet_table(container.demux(stream)), stream.time_base, timed)
+            return Survey(packet_table(_before(container.demux(stream), until)), stream.time_base, timed)
         except FFmpegError as error:
             raise CannotCopy(f"the packets cannot be read ({error.strerror})") from error
+
+
+def _before(packets: Iterable[av.Packet], until: int | None) -> Iterator[av.Packet]:
+    """Packets that may be shown before `until`; a clock that jumps for a moment does not end them."""
+    late = 0
+    for packet in packets:
+        late = late + 1 if until is not None and packet.dts is not None and packet.dts >= until else 0
+        if late > RECENT:
+            return
+        yield packet
 
 
 def plan(source: Survey, request: CutRequest) -> Run:
@@ -221,7 +234,7 @@ class _Pass:
                 self.open[clip] = Remuxer(run, request, self.video, self.sound, self.decode)
                 for packet in self.recent:
                     self._guard(clip, lambda mux, p=packet: mux.audio.add(p) if mux.audio else None)
-            except (CannotCopy, FFmpegError, OSError) as error:
+            except MEDIA_ERRORS as error:
                 self.reasons[clip] = str(error)
 
     def _sound(self, packet: av.Packet) -> None:
@@ -245,6 +258,6 @@ class _Pass:
     def _guard(self, clip: int, action) -> None:
         try:
             action(self.open[clip])
-        except (FFmpegError, Mp4Error, OSError, ValueError) as error:
+        except MEDIA_ERRORS as error:
             self.open.pop(clip).abort()
             self.reasons[clip] = f"the packets do not fit into mp4 ({getattr(error, 'strerror', None) or error})"

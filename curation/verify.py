@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import xxhash
-from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from curation.container import OPEN_OPTIONS, frame_hash
-from curation.packets import PacketTable, decode_packets, packet_table, reorder_depth
+from curation.packets import MEDIA_ERRORS, PacketTable, decode_packets, packet_table, reorder_depth
 from curation.remux import Run
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def verify_copy(request: CutRequest, run: Run, full: bool) -> tuple[str | None, 
             if full or not one_to_one or not run.plain or depth < reorder_depth(run.pts):
                 return _verify_all(stream, packets, request), "full"
             return _verify_ends(stream, packets, table, request), "ends"
-    except (FFmpegError, ValueError, OSError) as error:
+    except MEDIA_ERRORS as error:
         return f"the copy cannot be read ({getattr(error, 'strerror', None) or error})", ""
 
 

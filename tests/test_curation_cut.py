@@ -128,7 +128,7 @@ def test_a_copy_that_is_not_what_was_scanned_is_refused(samples, tmp_path):
     for wrong, words in (
         (replace(request, last_hash=1), "last frame differs"),
         (replace(request, first_hash=1), "first frame differs"),
-        (replace(request, start_pts=request.start_pts + 1), "timestamp of the first frame"),
+        (replace(request, start_pts=(request.start_pts or 0) + 1), "timestamp of the first frame"),
     ):
         result = cut_clips(source, [wrong], CutConfig())[0]
         assert result.cut == ("encode" if "timestamp" in words else "none")
@@ -154,9 +154,9 @@ def test_equal_input_gives_equal_bytes(samples, tmp_path):
 
 @pytest.mark.parametrize("mode", ["copy", "encode"])
 def test_display_facts_and_times_survive(samples, tmp_path, mode):
-    tags = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "pc")
+    tags = "setparams=colorspace=bt470bg:color_primaries=bt470bg:color_trc=smpte170m:range=pc"
     source = make_video(
-        tmp_path / "source.mp4", samples / "bikes.mp4", rotation=90, sar="4/3", vfr=True, extra=tags, frames=60
+        tmp_path / "source.mp4", samples / "bikes.mp4", rotation=90, sar="4/3", vfr=True, filters=tags, frames=60
     )
     requests, results = cut(source, tmp_path / "clips", ((10, 45),), mode=mode)
     assert results[0].cut == mode
@@ -165,7 +165,7 @@ def test_display_facts_and_times_survive(samples, tmp_path, mode):
     assert after.sample_aspect_ratio == before.sample_aspect_ratio == Fraction(4, 3)
     facts = [(f.rotation, f.colorspace, f.color_range, f.color_primaries, f.color_trc) for f in (frames[10], shown[0])]
     assert facts[0] == facts[1]
-    assert facts[0][0] == 90
+    assert facts[0] == (90, 5, 2, 5, 6)
     times = [f.pts * before.time_base for f in frames[10:45]]
     assert [f.pts * after.time_base for f in shown] == [time - times[0] for time in times]
 
@@ -179,7 +179,7 @@ def test_sound_on_request_is_aligned(samples, tmp_path, mode, container, encoder
     with av.open(str(requests[0].target)) as clip:
         sound = clip.streams.audio[0]
         assert sound.codec_context.name == codec
-        samples_at = [(f.pts * f.time_base, f.to_ndarray()[0]) for f in clip.decode(sound) if f.pts is not None]
+        samples_at = [(f.pts * (f.time_base or 0), f.to_ndarray()[0]) for f in clip.decode(sound) if f.pts is not None]
     level = np.concatenate([data for _, data in samples_at])
     onset = samples_at[0][0] + int(np.argmax(np.abs(level) > 0.3)) / 48000
     assert float(onset) == pytest.approx(TONE_FROM - 20 / 25, abs=0.03)
