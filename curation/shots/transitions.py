@@ -233,7 +233,7 @@ def _wipe_bounds(thumbs: np.ndarray, window: _Window) -> Span:
     old = mixed(window.first - reach // 2, middle, old_side=True)
     new = mixed(middle, window.last + reach // 2, old_side=False)
     start, end = _run_from(middle, old, -1), _run_from(middle, new, 1)
-    margin = 2 + reach // 12
+    margin = 3 + reach // 8
     return Span(max(0, start - margin), min(len(thumbs), end + 1 + margin))
 
 
