@@ -132,10 +132,12 @@ def curation_page(
             ],
             left_out=len(survey.reasons) - len(survey.dropped),
         ),
-        section("Timelines", "timelines", videos=parts.timelines(sources, survey)),
+        section("Timelines", "timelines", videos=parts.timelines(sources, survey), command=gallery.command),
         section("Failures", "failures", **parts.failures(sources, amounts.failures)),
         section("Throughput", "throughput", stages=parts.stages(stages)),
     ]
+    if not survey.total:  # without clips most sections would only say that there is nothing to show
+        sections = [part for part in sections if part.slug in ("overview", "failures", "throughput")]
     if config:
         sections.append(section("Configuration", "config", config=formats.short(config, 200_000)))
     return Page(

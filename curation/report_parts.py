@@ -18,6 +18,8 @@ from orchestration.report import formats
 def lead(sources: VideoSurvey, survey: ClipSurvey) -> str:
     if not sources.total:
         return "There are no videos yet."
+    if not sources.statuses["ok"]:
+        return f"None of {formats.plural(sources.total, 'video')} could be taken in."
     if not survey.total:
         return f"{formats.plural(sources.total, 'video')}, no clips yet."
     if survey.clips[UNDECIDED] == survey.total:

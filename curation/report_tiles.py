@@ -25,14 +25,16 @@ STATES = {KEPT: "kept", DROPPED: "dropped"}
 class Gallery:
     """The clips that are shown one by one, with their videos' rows."""
 
+    dataset: str  # as a person would name it to `rushes explain`
     columns: Sequence[Column]
     survey: ClipSurvey
     rows: dict[Place, dict[str, Any]] = field(default_factory=dict)
     no_preview: Mapping[str, str] = field(default_factory=dict)  # clip_id -> reason
 
     @property
-    def by_id(self) -> dict[str, dict[str, Any]]:
-        return {row["clip_id"]: row for row in self.rows.values()}
+    def command(self) -> str:
+        """What explains a clip, but for the clip's id."""
+        return f"rushes explain {shlex.quote(self.dataset)}"
 
     def sheet(self, places: Iterable[Place], bound: Bound | None = None) -> list[dict[str, Any]]:
         """Tiles in this order; with `bound`, that score comes first."""
@@ -97,7 +99,7 @@ class Gallery:
             "verdict": formats.short(_verdict(row)),
             "facts": [(name, formats.short(value)) for name, value in facts],
             "values": [self._value(row, column) for column in self.columns],
-            "command": f"rushes explain {shlex.quote(row['clip_id'])}",
+            "command": f"{self.command} {shlex.quote(row['clip_id'])}",
         }
         reason = self.no_preview.get(row["clip_id"])
         return record | ({"no_preview": formats.short(reason)} if reason else {})
@@ -145,7 +147,7 @@ def gather(
     found = clips.fetch(places)
     sources = fetch_videos(videos, (row.get("video_id") or "" for row in found.values()))
     reasons = all_reasons(storage, [row.get("clip_id") or "" for row in found.values()])
-    gallery = Gallery(columns, survey)
+    gallery = Gallery(storage.uri, columns, survey)
     for place, clip in found.items():
         clip_id = str(clip.get("clip_id") or "")
         state, reason = decisions.of_one(clip_id)

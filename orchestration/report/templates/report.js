@@ -95,7 +95,7 @@ const report = (() => {
     Plotly.react(element, traces, {
       barmode: "stack", bargap: spec.category ? 0.35 : 0, showlegend: false, font, shapes, annotations,
       // Paper is narrower than the window that the chart was laid out for.
-      width: printing ? (element.closest(".wide") ? 620 : 280) : undefined, autosize: !printing,
+      width: printing ? (element.closest(".wide") ? 620 : 280) : undefined, height: printing ? (element.closest(".wide") ? 250 : 190) : undefined, autosize: !printing,
       margin: { l: 40, r: 6, t: spec.lines?.length ? 22 : 8, b: 24 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       xaxis: { ...axis, range: spec.range, type: spec.category ? "category" : "linear", ticks: spec.category ? "" : "outside", ticklen: 3, nticks: 7 },
@@ -179,7 +179,7 @@ const report = (() => {
   }
 
   // ---- details ---------------------------------------------------------------------------------------------------
-  const detail = $("#detail");
+  const detail = $("#detail"), tip = $("#tip");
   const extras = [];
   function details(key, fallback = {}) {
     const record = data.records[key] ?? fallback;
@@ -227,6 +227,8 @@ const report = (() => {
             ? make("table", {}, make("thead", {}, make("tr", {}, ...["Score", "Value", "Rule", "Percentile"].map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows))
             : make("p", { class: "note" }, "This clip is not in the report's sample; the command below shows all its scores."),
           command ? make("button", { type: "button", class: "command copy", "data-copy": command, title: "Copy the command" }, command) : null)));
+    screen.hidden = !image && !playing;
+    tip.hidden = true;
     if (!detail.open) detail.showModal();
     detail.focus();
   }
@@ -235,17 +237,18 @@ const report = (() => {
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   }
 
+  const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'"); // for a shell
+
   document.addEventListener("click", (event) => {
     const copied = event.target.closest("[data-copy]");
     if (copied) return copy(copied.dataset.copy);
     const open = event.target.closest(".tile .open");
     if (open) return details(keyOf(open));
     const mark = event.target.closest("[data-span]");
-    if (mark) details(mark.dataset.span, { state: mark.getAttribute("class"), verdict: mark.dataset.tip, command: mark.closest("[data-command]").dataset.command + " " + mark.dataset.span });
+    if (mark) details(mark.dataset.span, { state: mark.getAttribute("class"), verdict: mark.dataset.tip, command: mark.closest("[data-command]").dataset.command + " " + quoted(mark.dataset.span) });
   });
 
   // ---- tooltip ---------------------------------------------------------------------------------------------------
-  const tip = $("#tip");
   document.addEventListener("pointermove", (event) => {
     const target = event.target.closest?.("[data-tip]");
     tip.hidden = !target;
@@ -356,7 +359,7 @@ const report = (() => {
   // ---- contents --------------------------------------------------------------------------------------------------
   const links = new Map($$(".contents a").map((link) => [link.getAttribute("href").slice(1), link]));
   const spy = new IntersectionObserver(() => {
-    const here = sections.findLast((element) => element.getBoundingClientRect().top < innerHeight / 3) ?? sections[0];
+    const here = sections.findLast((element) => element.getBoundingClientRect().top < Math.min(200, innerHeight / 3)) ?? sections[0];
     for (const [slug, link] of links) link.toggleAttribute("aria-current", slug === here?.id);
   }, { rootMargin: "0px 0px -60% 0px", threshold: [0, 0.01, 0.5, 1] });
   sections.forEach((element) => spy.observe(element));
