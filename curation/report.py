@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import yaml
 
 from curation.config import CurateConfig
-from curation.read import read_clip
 from curation.records import TIMINGS, scans
-from curation.report_page import curation_page
+from curation.report_page import Amounts, curation_page
 from curation.scorers import score_columns
 from curation.select import read_funnel
 from orchestration.report import build_report
@@ -29,10 +27,6 @@ def write_report(storage: Storage, config: CurateConfig) -> int:
     """Write the report and return its size in bytes."""
     funnel = read_funnel(storage)
 
-    def reader(row: dict[str, Any], frames: list[int], size: tuple[int, int]) -> np.ndarray:
-        width, height = size
-        return read_clip(row, frames, (height, width), root=storage.uri)
-
     page = curation_page(
         storage,
         columns=score_columns(),
@@ -40,7 +34,7 @@ def write_report(storage: Storage, config: CurateConfig) -> int:
         funnel=funnel,
         stages=_stages(storage),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        reader=reader,
+        amounts=Amounts(near=config.report.previews),
     )
     limit = int(config.report.max_mb * 1e6)
     return build_report(storage, [page], "rushes", subtitle=storage.uri, limit=limit)
@@ -49,7 +43,7 @@ def write_report(storage: Storage, config: CurateConfig) -> int:
 def _stages(storage: Storage) -> list[dict[str, Any]]:
     """Seconds of work of each stage, summed over all workers and runs."""
     seconds = dict.fromkeys(TIMINGS, 0.0)
-    frames = clips = size = 0
+    frames = size = 0
     for table in scans(storage).read([*TIMINGS, "frames_decoded", "bytes"]):
         for name in TIMINGS:
             seconds[name] += sum(value or 0 for value in table.column(name).to_pylist())
