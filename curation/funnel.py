@@ -73,7 +73,7 @@ class Funnel(_Plain):
         for stage in self.stages:
             left, seconds = left - stage.dropped, seconds - stage.dropped_s
             # Rules that dropped nothing are shown, a person wants to see that they were applied; the rest is noise.
-            if stage.failing or stage.kind in ("rule", "quantile"):
+            if stage.dropped or stage.kind in ("rule", "quantile"):
                 hours = f"{max(seconds, 0) / 3600:,.2f}"
                 table.add_row(Text(stage.reason), f"{stage.dropped:,}", f"{stage.failing:,}", f"{left:,}", hours)
         share = f" ({self.kept / self.clips:.1%})" if self.clips else ""

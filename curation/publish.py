@@ -16,7 +16,7 @@ from curation.scorers import AnyScorer
 from orchestration.storage import Storage
 
 ROWS_PER_FILE = 250_000
-GROUP_BYTES = 64 * 2**20
+GROUP_BYTES = 8 * 2**20  # small row groups: the report fetches single thumbnails
 HEAD = ("listing_id", "run", "uri", "video_id", "status", "shots")
 
 

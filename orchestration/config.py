@@ -102,7 +102,7 @@ def _position(items: list[Any], part: str, key: str) -> int:
 def _explain(model: type[BaseModel], item: Any) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        return f"{location or 'configuration'}: {item['msg']}"
+        return f"{location or 'configuration'}: {item['msg'].removeprefix('Value error, ')}"
     known = _known_keys(model, item["loc"][:-1])
     near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""

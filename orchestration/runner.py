@@ -106,7 +106,7 @@ def engine(config: RayConfig, chatter: Path) -> Iterator[Engine]:
             workers = config.workers or min(cpus, fitting)
             # More logical CPUs than there are: Ray Data's own tasks must never wait for the actors to end.
             logical = int(workers * config.worker_cpus) + 2
-            home = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
+            home = _own_folder("ray")
             ray.init(
                 num_cpus=logical,
                 include_dashboard=False,
@@ -321,12 +321,21 @@ def _use_token() -> None:
     """
     if os.environ.get("RAY_AUTH_MODE"):
         return
-    folder = tempfile.mkdtemp(prefix="rushes-token-")
+    folder = _own_folder("token")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / "token"
+    path = folder / "token"
     with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"] = "token", str(path)
+
+
+def _own_folder(kind: str) -> Path:
+    """A temporary folder that names its process; those of processes that were killed are removed on the way."""
+    for old in Path(tempfile.gettempdir()).glob(f"rushes-{kind}-*"):
+        pid = old.name.split("-")[2]
+        if old.stat().st_uid == os.getuid() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"rushes-{kind}-{os.getpid()}-"))
 
 
 def _stop(*_: object) -> None:
