@@ -23,8 +23,8 @@ import numpy as np
 
 from curation.container import frame_hash, open_video
 from curation.cut import CutConfig, CutRequest, cut_clips
-from curation.remux import copy_clips, plan, survey
-from curation.verify import frames_hash, verify_copy
+from curation.media.remux import copy_clips, plan, survey
+from curation.media.verify import frames_hash, verify_copy
 from curation.video import Span
 
 FILM = Path(__file__).parent.parent / ".cache/samples/videos/film/bbb.mp4"

@@ -89,7 +89,7 @@ def report(start: tuple[float, float], kept: int) -> None:
 def select(dataset: str, rows: int) -> None:
     import pyarrow as pa
 
-    from curation.rules import Selection
+    from curation.rules.selection import Selection
     from curation.schema import CLIPS
     from curation.select import select_dataset
     from curation.video import Column

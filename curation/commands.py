@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from curation.config import CurateConfig
-from curation.rules import Selection
+from curation.rules.selection import Selection
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
 from orchestration.lock import WriterLock
@@ -36,7 +36,7 @@ def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
 
 
 def select(config: Path, overrides: Sequence[str]) -> None:
-    from curation.accounting import account
+    from curation.dataset.accounting import account
     from curation.schema import CLIPS
     from curation.scorers import score_columns
     from curation.select import select_dataset
@@ -55,7 +55,7 @@ def select(config: Path, overrides: Sequence[str]) -> None:
 
 
 def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
-    from curation.accounting import account
+    from curation.dataset.accounting import account
 
     accounts = account(_dataset(target, overrides))
     if as_json:
@@ -65,7 +65,7 @@ def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
 
 
 def report(config: Path, overrides: Sequence[str]) -> None:
-    from curation.report import write_report
+    from curation.report.write import write_report
 
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)
@@ -75,8 +75,8 @@ def report(config: Path, overrides: Sequence[str]) -> None:
 
 
 def explain(target: str, clip_id: str, overrides: Sequence[str], as_json: bool) -> None:
-    from curation.explain import explain as look_up
-    from curation.explain import render
+    from curation.dataset.explain import explain as look_up
+    from curation.dataset.explain import render
 
     storage = _dataset(target, overrides)
     facts = look_up(storage, clip_id)
@@ -87,7 +87,7 @@ def explain(target: str, clip_id: str, overrides: Sequence[str], as_json: bool) 
 
 
 def forget(target: str, video_id: str, overrides: Sequence[str], yes: bool) -> None:
-    from curation.forget import forget as take_down
+    from curation.dataset.forget import forget as take_down
 
     storage = _dataset(target, overrides)
     if not yes:

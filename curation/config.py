@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from curation.cut import CutConfig
 from curation.decode import DecodeConfig
 from curation.plan import MeasurePlan
-from curation.rules import Selection
+from curation.rules.selection import Selection
 from curation.schema import CLIPS
 from curation.scorers import AnyScorer, score_columns
 from curation.shots import Shots

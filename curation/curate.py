@@ -11,16 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from curation.accounting import Accounts, account
 from curation.config import CurateConfig
+from curation.dataset.accounting import Accounts, account
+from curation.dataset.publish import publish, roster
+from curation.dataset.records import cuts, scans, scores, tombstones
 from curation.ingest import Listing, list_input, sampled
-from curation.later import LaterWorker, uncut, unscored, write_todo
-from curation.publish import publish, roster
-from curation.records import cuts, scans, scores, tombstones
-from curation.report import write_report
+from curation.report.write import write_report
 from curation.scan import ScanWorker
 from curation.schema import CLIPS
 from curation.scorers import score_columns
+from curation.second_look import LaterWorker, uncut, unscored, write_todo
 from curation.select import select_dataset
 from orchestration.errors import ConfigError, RushesError
 from orchestration.lock import WriterLock

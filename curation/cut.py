@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from curation.encode import encode_clips
-from curation.packets import MEDIA_ERRORS
-from curation.remux import CannotCopy, Run, copy_clips, plan, survey
-from curation.verify import verify_copy
+from curation.media.encode import encode_clips
+from curation.media.packets import MEDIA_ERRORS
+from curation.media.remux import CannotCopy, Run, copy_clips, plan, survey
+from curation.media.verify import verify_copy
 from curation.video import Span
 from orchestration.config import Config
 
@@ -24,7 +24,7 @@ class CutConfig(Config):
 
     mode: Literal["copy", "encode", "none"] = "copy"  # none: no files; spans are read from the source
     audio: bool = False  # keep the sound
-    verify: Literal["ends", "full"] = "ends"  # what a copy must prove, see curation.verify; full decodes every frame
+    verify: Literal["ends", "full"] = "ends"  # what a copy must prove, see curation.media.verify; full decodes every frame
     # Encoder for what cannot be copied: libx264, libx265, or h264_nvenc and hevc_nvenc on an NVIDIA GPU.
     codec: Literal["libx264", "libx265", "h264_nvenc", "hevc_nvenc"] = "libx264"
     quality: int = 18  # CRF (x264, x265) or CQ (NVENC): lower is better and larger

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from curation.config import CurateConfig
 from curation.curate import check_shots, finished
+from curation.dataset.records import scans
 from curation.fetch import FetchFailed, fetched
 from curation.ingest import Listed, list_input, sampled
-from curation.records import scans
 from curation.sandbox import JobFailed, Sandbox
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage

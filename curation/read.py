@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
 from curation.container import OPEN_OPTIONS, NotVideo, frame_hash, open_video
-from curation.packets import NONE, decode_packets, linear_frames, packet_table
-from curation.pixels import View
+from curation.media.packets import NONE, decode_packets, linear_frames, packet_table
+from curation.media.pixels import View
 from orchestration.storage import Storage
 
 Take = Callable[[int, av.VideoFrame], None]  # a frame's number in the clip, and the frame

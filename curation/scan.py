@@ -15,9 +15,9 @@ import pyarrow as pa
 import xxhash
 
 from curation.config import CurateConfig
+from curation.dataset.records import clip_schema, scans, token
 from curation.decode import THUMBNAILS, load_tracks
 from curation.fetch import FetchFailed, fetched
-from curation.records import clip_schema, scans, token
 from curation.sandbox import JobFailed, Sandbox
 from curation.schema import VIDEOS, clip_id
 from curation.select import decide

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.conditions import Condition
-from curation.decide import BY_HAND, Batch, Check, Damage, canonical, checks_of, decide, judge, read_columns
-from curation.funnel import Funnel, Quantile, Tally
-from curation.overrides import Overrides, read_overrides
-from curation.quantiles import Spill
-from curation.rules import Selection
+from curation.rules.conditions import Condition
+from curation.rules.decide import BY_HAND, Batch, Check, Damage, canonical, checks_of, decide, judge, read_columns
+from curation.rules.funnel import Funnel, Quantile, Tally
+from curation.rules.overrides import Overrides, read_overrides
+from curation.rules.quantiles import Spill
+from curation.rules.selection import Selection
 from curation.video import Column
 from orchestration.errors import RushesError
 from orchestration.storage import Storage

@@ -23,7 +23,7 @@ class ThumbnailMeter:
         if frame.time < self._next:
             return
         self._next = frame.time + EVERY_S
-        picture = frame.small_bgr
+        picture = frame.medium_bgr
         height, width = picture.shape[:2]
         upright = frame.info.rotation % 180 == 0
         aspect = frame.info.pixel_aspect if upright else 1 / frame.info.pixel_aspect

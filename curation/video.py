@@ -59,6 +59,7 @@ class Frame:
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]  # Y [H, W], U and V [H/sy, W/sx], uint8, coded orientation
     info: VideoInfo
     interlaced: bool = False
+    shared: dict[str, Any] = field(default_factory=dict)  # what one meter worked out of the frame and others need, too
 
     @property
     def luma(self) -> np.ndarray:
@@ -66,18 +67,14 @@ class Frame:
         return self.planes[0]
 
     @cached_property
-    def small_yuv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Y, U, V, each [h, w] uint8 as displayed upright; the longer side is in (224, 448] for larger videos.
+    def medium_yuv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, U, V, each [h, w] uint8 as displayed upright; the longer side is in (256, 512] for larger videos."""
+        return self._halved(self.planes, 512)
 
-        Made by repeated exact halving: OpenCV's 2x area path is several times faster than any other ratio.
-        """
-        height, width = self.luma.shape
-        halvings = 0
-        while max(width, height) >> halvings > 448:
-            halvings += 1
-        size = (max(1, width >> halvings), max(1, height >> halvings))
-        small = tuple(_upright(_shrink(plane, size), self.info.rotation) for plane in self.planes)
-        return small  # type: ignore[return-value]
+    @cached_property
+    def small_yuv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, U, V, each [h, w] uint8 as displayed upright; the longer side is in (128, 256] for larger videos."""
+        return self._halved(self.medium_yuv, 256, turn=False)
 
     @cached_property
     def small(self) -> np.ndarray:
@@ -87,20 +84,40 @@ class Frame:
     @cached_property
     def small_bgr(self) -> np.ndarray:
         """[h, w, 3] uint8, see small_yuv."""
-        y, u, v = self.small_yuv
-        return cv2.cvtColor(cv2.merge([y, v, u]), cv2.COLOR_YCrCb2BGR)
+        return _bgr(self.small_yuv)
+
+    @property
+    def medium_bgr(self) -> np.ndarray:
+        """[h, w, 3] uint8, see medium_yuv; made anew each time."""
+        return _bgr(self.medium_yuv)
 
     @cached_property
     def thumb(self) -> np.ndarray:
         """[27, 48, 3] uint8 RGB, stretched to that shape (TransNetV2's input size)."""
         bgr = self.small_bgr
-        while bgr.shape[1] >= 4 * 48 and bgr.shape[0] >= 4 * 27:
+        while bgr.shape[1] >= 2 * 48 and bgr.shape[0] >= 2 * 27:  # the last step's cost grows with what is left to it
             bgr = halve(bgr)
         return cv2.cvtColor(cv2.resize(bgr, (48, 27), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
 
+    def _halved(
+        self, planes: tuple[np.ndarray, np.ndarray, np.ndarray], longest: int, turn: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Planes at luma's size, halved until both sides are at most `longest`.
+
+        Exact halving is OpenCV's fast path: any other ratio takes several times as long.
+        """
+        height, width = planes[0].shape
+        halvings = 0
+        while max(width, height) >> halvings > longest:
+            halvings += 1
+        size = (max(1, width >> halvings), max(1, height >> halvings))
+        rotation = self.info.rotation if turn else 0
+        y, u, v = (_upright(_shrink(plane, size), rotation) for plane in planes)
+        return y, u, v
+
 
 def halve(plane: np.ndarray) -> np.ndarray:
-    """Half of an image's size, by OpenCV's fast path; an odd last row or column is left out."""
+    """[H, W(, C)] at half size by 2 x 2 means, OpenCV's fast path; an odd last row or column is left out."""
     height, width = plane.shape[0] & ~1, plane.shape[1] & ~1
     return cv2.resize(plane[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
 
@@ -111,6 +128,11 @@ def _shrink(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if plane.shape[::-1] != size:
         plane = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
     return plane
+
+
+def _bgr(yuv: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    y, u, v = yuv
+    return cv2.cvtColor(cv2.merge([y, v, u]), cv2.COLOR_YCrCb2BGR)
 
 
 def _upright(plane: np.ndarray, rotation: int) -> np.ndarray:

@@ -15,12 +15,12 @@ import pytest
 from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
 from markupsafe import Markup
 
-from curation import report_data
-from curation.previews import encode, make_previews, preview
-from curation.report_data import DROPPED, KEPT, UNDECIDED, Tables, read_decisions
-from curation.report_histograms import Bound, histogram
-from curation.report_page import Amounts, curation_page
-from curation.report_survey import survey_clips
+from curation.report import data as report_data
+from curation.report.data import DROPPED, KEPT, UNDECIDED, Tables, read_decisions
+from curation.report.histograms import Bound, histogram
+from curation.report.page import Amounts, curation_page
+from curation.report.previews import encode, make_previews, preview
+from curation.report.survey import survey_clips
 from curation.video import Column
 from orchestration.errors import RushesError
 from orchestration.report import Page, Section, build_report, formats

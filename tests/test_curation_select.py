@@ -15,10 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.decide import Damage
-from curation.overrides import parse_overrides
-from curation.quantiles import Spill
-from curation.rules import Selection
+from curation.rules.decide import Damage
+from curation.rules.overrides import parse_overrides
+from curation.rules.quantiles import Spill
+from curation.rules.selection import Selection
 from curation.schema import CLIPS
 from curation.select import SCHEMA, decide, fingerprint, read_funnel, read_selection, select_dataset
 from curation.video import Column

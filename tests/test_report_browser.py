@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
 
-from curation.report_page import Amounts, curation_page
+from curation.report.page import Amounts, curation_page
 from orchestration.report import LIMIT, build_report
 from orchestration.storage import Storage
 

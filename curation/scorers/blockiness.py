@@ -24,7 +24,7 @@ def edge_profile(luma: np.ndarray, axis: int, offset: int) -> tuple[np.ndarray, 
     higher than that and straight ones would pass for a grid.
     """
     steps = cv2.absdiff(luma[:, 1:], luma[:, :-1]) if axis == 1 else cv2.absdiff(luma[1:], luma[:-1])
-    steps = cv2.threshold(steps, HIGHEST_STEP, 0, cv2.THRESH_TRUNC)[1]
+    cv2.threshold(steps, HIGHEST_STEP, 0, cv2.THRESH_TRUNC, dst=steps)
     line = cv2.reduce(steps, 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() / luma.shape[1 - axis]
     excess = line[1:-1] - (line[:-2] + line[2:]) / 2
     phase = (np.arange(len(excess)) + offset) % BLOCK

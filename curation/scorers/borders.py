@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.scorers.sampling import LIT_EDGE, SAMPLES, Bars, Clock, find_bars
+from curation.scorers.sampling import LIT_EDGE, SAMPLES, Bars, Clock, frame_bars
 from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo, within
 
 SMALLEST_SHARE = 0.2  # of the picture's area; less is a title on black, not a crop
@@ -25,7 +25,7 @@ class BordersMeter:
     def see(self, frame: Frame) -> None:
         if self._clock.ticks(frame.time):
             self._index.append(frame.index)
-            self._bars.append(find_bars(frame.luma, frame.info))
+            self._bars.append(frame_bars(frame))
 
     def finish(self) -> dict[str, np.ndarray]:
         bars = np.array(self._bars, np.float64).reshape(-1, 8)

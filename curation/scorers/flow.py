@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from curation.scorers.sampling import Clock, halve, working
-from curation.video import Frame, Span
+from curation.scorers.sampling import Clock
+from curation.video import Frame, Span, halve
 
 RATE = 6.0  # grid frames per second
 MIN_SIDE = 32  # px of the working picture; DIS needs a few 8 px patches
@@ -43,11 +43,11 @@ class CameraFit:
         self._prior = (0.5 + 0.5 * border)[::2, ::2].ravel()
         self._plane = _plane_basis(u.ravel(), v.ravel())
         some_u, some_v = u[::2, ::2].ravel(), v[::2, ::2].ravel()
-        self._some_plane = _plane_basis(some_u, some_v)
-        self._some_similarity = _similarity_basis(some_u, some_v)
         # The less a texture constrains the higher terms, the more they are held at zero.
-        self._plane_ridge = np.array([1e-6, 1e-4, 1e-4, 1e-6, 1e-4, 1e-4, 3e-3, 3e-3])
-        self._similarity_ridge = np.array([1e-6, 1e-6, 1e-4, 1e-4])
+        self._some_plane = _Model(_plane_basis(some_u, some_v), [1e-6, 1e-4, 1e-4, 1e-6, 1e-4, 1e-4, 3e-3, 3e-3])
+        self._some_similarity = _Model(_similarity_basis(some_u, some_v), [1e-6, 1e-6, 1e-4, 1e-4])
+        self._centre = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, self.radius]])
+        self._uncentre = np.linalg.inv(self._centre)
 
     def fit(self, flow: np.ndarray, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Flow [rows, columns, 2] px and trust [rows, columns] 0-1 -> 8 parameters (px), the camera's flow, support.
@@ -55,51 +55,52 @@ class CameraFit:
         Support is the trusted share of blocks that follow the camera. Iteratively reweighted least squares with
         Geman-McClure weights, from the median shift over a similarity to a plane.
         """
-        some = flow[::2, ::2].reshape(-1, 2)
-        observed = np.concatenate([some[:, 0], some[:, 1]])
+        some = flow[::2, ::2].reshape(-1, 2).T.astype(np.float64)  # [2, N]
         trusted = trust[::2, ::2].ravel()
         weight = trusted * self._prior + 1e-6
-        sure = some[trusted >= _middle(trusted)]
-        shift = _middle(sure[:, 0]), _middle(sure[:, 1])
-        distance = np.hypot(some[:, 0] - shift[0], some[:, 1] - shift[1])
-        similarity = np.zeros(4)
-        for _ in range(4):
-            similarity, distance = self._step(
-                self._some_similarity, self._similarity_ridge, observed, weight, distance, widest=8.0
-            )
-        tx, ty, zoom, roll = similarity
-        plane = np.array([tx, zoom, -roll, ty, roll, zoom, 0.0, 0.0])
-        for _ in range(2):
-            plane, distance = self._step(self._some_plane, self._plane_ridge, observed, weight, distance, widest=2.0)
-        support = float(trusted[distance < 0.5 + 0.05 * np.hypot(tx, ty)].sum() / max(trusted.sum(), 1e-6))
+        sure = some[:, trusted >= _middle(trusted)]
+        square = (some[0] - _middle(sure[0])) ** 2 + (some[1] - _middle(sure[1])) ** 2
+        similarity, square = self._some_similarity.fit(some, weight, square, widest=8.0, steps=4)
+        plane, square = self._some_plane.fit(some, weight, square, widest=2.0, steps=2)
+        near = 0.5 + 0.05 * np.hypot(*similarity[:2])
+        support = float(trusted[square < near * near].sum() / max(trusted.sum(), 1e-6))
         return plane, (self._plane @ plane).reshape(2, *trust.shape), support
-
-    @staticmethod
-    def _step(
-        basis: np.ndarray,
-        ridge: np.ndarray,
-        observed: np.ndarray,
-        weight: np.ndarray,
-        distance: np.ndarray,
-        widest: float,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        scale = min(widest, max(0.3, _middle(distance))) ** 2
-        now = weight * (scale / (scale + distance * distance)) ** 2
-        weighted = basis.T * np.concatenate([now, now])
-        normal = weighted @ basis
-        normal.flat[:: len(ridge) + 1] += ridge * now.sum()
-        solved = np.linalg.solve(normal, weighted @ observed)
-        rest = observed - basis @ solved
-        half = len(rest) // 2
-        return solved, np.hypot(rest[:half], rest[half:])
 
     def homography(self, plane: np.ndarray) -> np.ndarray:
         """[3, 3] px to px: where each point of the earlier picture is in the later one."""
         a = plane / self.radius
         moved = np.array([[1 + a[1], a[2], a[0]], [a[4], 1 + a[5], a[3]], [-a[6], -a[7], 1]])
-        width, height = self.size
-        centre = np.array([[1, 0, -(width - 1) / 2], [0, 1, -(height - 1) / 2], [0, 0, self.radius]]) / self.radius
-        return np.linalg.inv(centre) @ moved @ centre
+        return self._uncentre @ moved @ self._centre
+
+
+class _Model:
+    """Flow as a linear combination of `basis` [2N, K]; `ridge` [K] holds coefficients at zero."""
+
+    def __init__(self, basis: np.ndarray, ridge: list[float]) -> None:
+        self._basis, self._ridge = basis, np.array(ridge)
+        self._dx, self._dy = np.split(basis, 2)
+        # Every point's share of the normal matrix; weights are all that changes from step to step.
+        self._normals = (self._dx[:, :, None] * self._dx[:, None] + self._dy[:, :, None] * self._dy[:, None]).reshape(
+            len(self._dx), -1
+        )
+
+    def fit(
+        self, flow: np.ndarray, weight: np.ndarray, square: np.ndarray, widest: float, steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Flow [2, N] and squared distances [N] from a first guess -> coefficients, and squared distances from them."""
+        size = len(self._ridge)
+        right = self._dx * flow[0][:, None] + self._dy * flow[1][:, None]
+        solved = np.zeros(size)
+        for _ in range(steps):
+            scale = min(widest * widest, max(0.09, _middle(square)))
+            now = scale / (scale + square)
+            now *= now * weight
+            normal = (now @ self._normals).reshape(size, size)
+            normal.flat[:: size + 1] += self._ridge * now.sum()
+            solved = np.linalg.solve(normal, now @ right)
+            rest = flow - (self._basis @ solved).reshape(flow.shape)
+            square = rest[0] * rest[0] + rest[1] * rest[1]
+        return solved, square
 
 
 def _plane_basis(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -138,7 +139,7 @@ class FlowMeter:
     def see(self, frame: Frame) -> None:
         if not self._clock.ticks(frame.time):
             return
-        picture = working(frame)
+        picture = frame.small
         if min(picture.shape) < MIN_SIDE:
             return
         if self._last is not None:

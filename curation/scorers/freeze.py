@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from curation.scorers.sampling import halve, working
-from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo
+from curation.video import Column, Frame, Meter, Scorer, Span, Tracks, VideoInfo, halve
 
 BLOCK = 8  # px of the working picture, up to 256 px wide
 CERTAIN = 16.0  # codes; a change that no tolerance allows
@@ -32,7 +31,7 @@ class FreezeMeter:
         self._step, self._drift, self._since = array("f"), array("f"), array("i")  # compact: one value a frame
 
     def see(self, frame: Frame) -> None:
-        picture = working(frame)
+        picture = frame.small
         self._past.append((frame.index, frame.time, picture))
         # Keep the newest frame that is old enough, and all since.
         while len(self._past) > 1 and self._past[1][1] <= frame.time - self._seconds + 1e-6:

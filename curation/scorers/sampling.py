@@ -86,21 +86,16 @@ def _ends(share: np.ndarray) -> tuple[int, int, float, float]:
     )
 
 
+def frame_bars(frame: Frame) -> Bars:
+    """Black bars of a frame, measured once for all meters."""
+    if "bars" not in frame.shared:
+        frame.shared["bars"] = find_bars(frame.luma, frame.info)
+    return frame.shared["bars"]
+
+
 def picture(frame: Frame) -> tuple[np.ndarray, int, int]:
     """The frame's luma without its black bars, and the coded x and y of its first pixel."""
     luma = frame.luma
     height, width = luma.shape
-    top, bottom, left, right = find_bars(luma, frame.info).sides()
+    top, bottom, left, right = frame_bars(frame).sides()
     return luma[top : height - bottom, left : width - right], left, top
-
-
-def halve(picture: np.ndarray) -> np.ndarray:
-    """[H, W(, C)] at half size by 2 x 2 means; an odd last line is dropped."""
-    height, width = picture.shape[0] & ~1, picture.shape[1] & ~1
-    return cv2.resize(picture[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-
-
-def working(frame: Frame) -> np.ndarray:
-    """[h, w] luma as displayed; the longer side of larger videos is in (128, 256] px."""
-    luma = frame.small
-    return halve(luma) if max(luma.shape) > 256 and min(luma.shape) > 1 else luma

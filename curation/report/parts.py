@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curation.report_data import DROPPED, KEPT, UNDECIDED, Place
-from curation.report_histograms import Bound
-from curation.report_survey import ClipSurvey
-from curation.report_tiles import STATES, Gallery
-from curation.report_videos import VideoSurvey
+from curation.report.data import DROPPED, KEPT, UNDECIDED, Place
+from curation.report.histograms import Bound
+from curation.report.survey import ClipSurvey
+from curation.report.tiles import STATES, Gallery
+from curation.report.videos import VideoSurvey
 from curation.video import Column
 from orchestration.report import formats
 

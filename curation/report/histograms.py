@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.report_data import DROPPED, KEPT, UNDECIDED
+from curation.report.data import DROPPED, KEPT, UNDECIDED
 from curation.video import Column
 from orchestration.report import formats
 

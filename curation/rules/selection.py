@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import model_validator
 
-from curation.conditions import AllOf, Condition, Rule, RuleBase, nearest
+from curation.rules.conditions import AllOf, Condition, Rule, RuleBase, nearest
 from curation.video import Column
 from orchestration.config import Config
 from orchestration.errors import ConfigError

@@ -19,8 +19,8 @@ import xxhash
 from av.video.stream import VideoStream
 
 from curation.container import OPEN_OPTIONS, frame_hash
-from curation.packets import MEDIA_ERRORS, PacketTable, decode_packets, packet_table, reorder_depth
-from curation.remux import Run
+from curation.media.packets import MEDIA_ERRORS, PacketTable, decode_packets, packet_table, reorder_depth
+from curation.media.remux import Run
 
 if TYPE_CHECKING:
     from curation.cut import CutRequest

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.previews import small_jpeg
-from curation.report_data import DROPPED, KEPT, Decisions, Place, Tables, all_reasons
-from curation.report_histograms import Bound
-from curation.report_survey import ClipSurvey
-from curation.report_videos import fetch_videos
+from curation.report.data import DROPPED, KEPT, Decisions, Place, Tables, all_reasons
+from curation.report.histograms import Bound
+from curation.report.previews import small_jpeg
+from curation.report.survey import ClipSurvey
+from curation.report.videos import fetch_videos
 from curation.video import Column
 from orchestration.report import data_uri, formats
 from orchestration.storage import Storage

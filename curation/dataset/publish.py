@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.records import clip_schema, cuts, scans, scores, token, tombstones
+from curation.dataset.records import clip_schema, cuts, scans, scores, token, tombstones
 from curation.schema import VIDEOS, arrow_schema
 from curation.scorers import AnyScorer
 from orchestration.storage import Storage

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.config import CurateConfig
+from curation.dataset.publish import roster, snapshot
+from curation.dataset.records import cuts, scans, scores, token
 from curation.decode import load_tracks
 from curation.fetch import FetchFailed, fetched
 from curation.plan import MeasurePlan
-from curation.publish import roster, snapshot
-from curation.records import cuts, scans, scores, token
 from curation.sandbox import JobFailed, Sandbox
 from curation.scan import Beat, cut_into
 from curation.video import Span

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from curation.report_data import Tables
+from curation.report.data import Tables
 from orchestration.report import formats
 
 COLUMNS = (

@@ -10,15 +10,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from curation import report_parts as parts
-from curation.funnel import Funnel
-from curation.previews import Previews, Reader, make_previews
 from curation.read import read_clip
-from curation.report_data import Place, Tables, read_decisions
-from curation.report_histograms import Bound
-from curation.report_survey import LENGTH, ClipSurvey, survey_clips
-from curation.report_tiles import Gallery, gather
-from curation.report_videos import survey_videos
+from curation.report import parts
+from curation.report.data import Place, Tables, read_decisions
+from curation.report.histograms import Bound
+from curation.report.previews import Previews, Reader, make_previews
+from curation.report.survey import LENGTH, ClipSurvey, survey_clips
+from curation.report.tiles import Gallery, gather
+from curation.report.videos import survey_videos
+from curation.rules.funnel import Funnel
 from curation.schema import CLIPS
 from curation.video import Column
 from orchestration.report import Page, Section, environment, formats

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.records import cuts, scans, tombstones
+from curation.dataset.records import cuts, scans, tombstones
 from orchestration.errors import ConfigError
 from orchestration.ledger import Ledger
 from orchestration.lock import WriterLock

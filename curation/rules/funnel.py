@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from curation.decide import Decision
+from curation.rules.decide import Decision
 
 Kind = Literal["hand", "rule", "unscored", "quantile"]
 _MICRO = 1_000_000

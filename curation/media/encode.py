@@ -19,13 +19,13 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import NotVideo, frame_hash, open_video
-from curation.mp4 import trim_edits
-from curation.packets import MEDIA_ERRORS, linear_frames
-from curation.pixels import MATRICES, matrix_of
-from curation.remux import RECENT, movie_options
-from curation.verify import frames_hash
+from curation.media.audio import AudioDecoder, AudioTrack, open_audio
+from curation.media.mp4 import trim_edits
+from curation.media.packets import MEDIA_ERRORS, linear_frames
+from curation.media.pixels import MATRICES, matrix_of
+from curation.media.remux import RECENT, movie_options
+from curation.media.verify import frames_hash
 
 if TYPE_CHECKING:
     from curation.cut import CutConfig, CutRequest

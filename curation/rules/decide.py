@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.conditions import Columns, Condition, RuleBase
-from curation.overrides import Overrides
-from curation.rules import Selection
+from curation.rules.conditions import Columns, Condition, RuleBase
+from curation.rules.overrides import Overrides
+from curation.rules.selection import Selection
 
 Damage = Literal["keep_clean", "reject", "keep"]  # reject: also drops whole videos, before there are clips to decide
 BY_HAND = "dropped by hand"

@@ -2,7 +2,7 @@
 
 A clip begins at the last keyframe from which its first frame can be decoded and ends with the last packet, in decode
 order, that one of its frames needs. Time 0 is the clip's first frame: what is decoded before it has negative time, and
-the edit ends with the clip's last frame (see curation.mp4).
+the edit ends with the clip's last frame (see curation.media.mp4).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from av.error import FFmpegError
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from curation.audio import AudioDecoder, AudioTrack, open_audio
 from curation.container import open_video
-from curation.mp4 import trim_edits
-from curation.packets import MEDIA_ERRORS, NONE, PacketTable, decode_times, packet_table
+from curation.media.audio import AudioDecoder, AudioTrack, open_audio
+from curation.media.mp4 import trim_edits
+from curation.media.packets import MEDIA_ERRORS, NONE, PacketTable, decode_times, packet_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

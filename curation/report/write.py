@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from curation.config import CurateConfig
-from curation.records import TIMINGS, scans
-from curation.report_page import Amounts, curation_page
+from curation.dataset.records import TIMINGS, scans
+from curation.report.page import Amounts, curation_page
 from curation.scorers import score_columns
 from curation.select import read_funnel
 from orchestration.report import build_report

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from curation.publish import snapshot
+from curation.dataset.publish import snapshot
 from orchestration.errors import RushesError
 from orchestration.storage import Storage
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.report_data import DROPPED, KEPT, UNDECIDED, Decisions, Place, Tables, hashes
-from curation.report_histograms import Bound, Histogram, histogram
+from curation.report.data import DROPPED, KEPT, UNDECIDED, Decisions, Place, Tables, hashes
+from curation.report.histograms import Bound, Histogram, histogram
 from curation.video import Column
 
 SAMPLE = 50_000  # values that a histogram's range is chosen by

@@ -1,0 +1,1 @@
+"""Packets and pixels: copying, encoding and checking clips."""
