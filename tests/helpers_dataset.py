@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.funnel import Funnel, Stage
+from curation.rules.funnel import Funnel, Stage
 from curation.schema import CLIPS, VIDEOS, arrow_schema, clip_id
 from curation.video import Column
 from orchestration.storage import Storage

@@ -10,7 +10,7 @@ import imageio_ffmpeg
 
 from curation.container import frame_hash, open_video
 from curation.cut import CutRequest
-from curation.verify import frames_hash
+from curation.media.verify import frames_hash
 from curation.video import Span
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()

@@ -13,7 +13,7 @@ import pytest
 from helpers_curate import CONFIG, contents, curate, rushes, signalled, table
 from helpers_media import ffmpeg, frame_md5, make_video
 
-from curation.records import clip_schema
+from curation.dataset.records import clip_schema
 from curation.schema import VIDEOS
 
 REASONS = {

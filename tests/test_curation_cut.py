@@ -13,8 +13,8 @@ from helpers_media import TONE_FROM, frame_md5, make_video, scan_video
 
 from curation.container import open_video
 from curation.cut import CutConfig, CutRequest, CutResult, cut_clips
-from curation.mp4 import Mp4Error, trim_edits
-from curation.packets import decode_times, reorder_depth
+from curation.media.mp4 import Mp4Error, trim_edits
+from curation.media.packets import decode_times, reorder_depth
 
 SPANS = ((0, 20), (28, 62), (59, 75))  # from the start, across keyframes, from just before a keyframe
 

@@ -10,7 +10,7 @@ from helpers_media import make_video, scan_video
 import curation.read
 from curation.container import open_video
 from curation.cut import CutConfig, cut_clips
-from curation.pixels import View
+from curation.media.pixels import View
 from curation.read import ClipUnreadable, choose_frames, read_clip
 
 
