@@ -1,4 +1,4 @@
-"""CPU seconds of a scan (shots and all scorers of a configuration) against one bare decode of the same files, in one run.
+"""CPU seconds of a scan (shots, all scorers of a configuration) against one bare decode of the same files, in one run.
 
     python benchmarks/curate.py [--config configs/default.yaml] [--repeat 3] [VIDEO ...]
 

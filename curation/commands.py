@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-import yaml
 from rich.console import Console
 
 from curation.config import CurateConfig
-from curation.rules.selection import Selection
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
 from orchestration.lock import WriterLock
@@ -39,19 +37,19 @@ def select(config: Path, overrides: Sequence[str]) -> None:
     from curation.dataset.accounting import account
     from curation.schema import CLIPS
     from curation.scorers import score_columns
-    from curation.select import select_dataset
+    from curation.select import read_funnel, select_dataset
 
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)
-    account_before = account(storage)
     with WriterLock(storage, "select"):
+        before = read_funnel(storage)
         funnel = select_dataset(storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage)
     OUT.print(funnel)
-    accounts = account(storage)
-    change = accounts.clips["kept"] - account_before.clips["kept"]
-    OUT.print(f"{accounts.clips['kept']:,} clips kept ({change:+,})", highlight=False)
-    if settings.cut.mode != "none" and accounts.cuts["none"]:
-        OUT.print(f"{accounts.cuts['none']:,} of them have no file yet: `rushes curate {config}` cuts them")
+    change = f" ({funnel.kept - before.kept:+,})" if before else ""
+    OUT.print(f"{funnel.kept:,} clips kept{change}", highlight=False)
+    uncut = account(storage).cuts["none"]
+    if settings.cut.mode != "none" and uncut:
+        OUT.print(f"{uncut:,} of them have no file yet: `rushes curate {config}` cuts them", soft_wrap=True)
 
 
 def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
@@ -83,7 +81,7 @@ def explain(target: str, clip_id: str, overrides: Sequence[str], as_json: bool) 
     if as_json:
         typer.echo(json.dumps(facts, default=str))
         return
-    OUT.print(render(facts, _rule_texts(_last_config(storage).select)))
+    OUT.print(render(facts, _rule_texts(storage)))
 
 
 def forget(target: str, video_id: str, overrides: Sequence[str], yes: bool) -> None:
@@ -105,11 +103,18 @@ def doctor(config: Path | None, overrides: Sequence[str], as_json: bool) -> None
     examine(checks(settings), as_json, OUT)
 
 
-def _rule_texts(selection: Selection) -> dict[str, list[str]]:
-    """Column -> the conditions on it, as text."""
+def _rule_texts(storage: Storage) -> dict[str, list[str]]:
+    """Column -> the conditions on it by which the dataset was decided last, as text."""
+    from curation.select import read_funnel, read_selection
+
+    selection, funnel = read_selection(storage), read_funnel(storage)
     found: dict[str, list[str]] = {}
-    for condition in selection.conditions:
-        found.setdefault(condition.column, []).append(condition.text(True))
+    for condition in selection.conditions if selection else ():
+        text = condition.text(True)
+        if funnel and condition.best is not None:
+            limit = funnel.thresholds.get(condition.text(False))
+            text += f" (the limit is {limit:g})" if limit is not None else ""
+        found.setdefault(condition.column, []).append(text)
     return found
 
 
@@ -120,11 +125,3 @@ def _dataset(target: str, overrides: Sequence[str]) -> Storage:
     if overrides:
         raise ConfigError("key=value goes with a configuration, not with a dataset")
     return Storage(target)
-
-
-def _last_config(storage: Storage) -> CurateConfig:
-    """The configuration of the dataset's newest curate run (run names begin with their time)."""
-    names = [name for name in storage.list("runs") if name.endswith("/config.yaml") and "-curate-" in name]
-    if not names:
-        raise ConfigError(f"{storage.uri} has no curate run")
-    return CurateConfig.model_validate(yaml.safe_load(storage.read_bytes(names[-1])))

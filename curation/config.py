@@ -15,7 +15,7 @@ from curation.scorers import AnyScorer, score_columns
 from curation.shots import Shots
 from curation.shots.adaptive import Adaptive
 from orchestration.config import Config
-from orchestration.runner import RayConfig
+from orchestration.session import RayConfig
 
 
 def _share(value: object) -> object:
@@ -32,8 +32,8 @@ class ReportConfig(Config):
     """The page that every run ends with."""
 
     enabled: bool = True
-    previews: int = Field(6, ge=0, le=50)  # playable clips on each side of a threshold
-    max_mb: float = Field(25.0, gt=1)
+    previews: int = Field(default=6, ge=0, le=50)  # playable clips on each side of a threshold
+    max_mb: float = Field(default=25.0, gt=1)
 
 
 class CurateConfig(Config):
@@ -41,8 +41,9 @@ class CurateConfig(Config):
 
     input: str  # a folder, a glob, a list file (.txt) or any fsspec URI
     output: str  # the dataset: a folder or any fsspec URI
-    limit: int | None = Field(None, ge=1)  # take the first files only
+    limit: int | None = Field(default=None, ge=1)  # take the first files only
     sample: Share | None = None  # take a stable share of the files, as in 0.1%
+    retry: bool = False  # take files again that failed; those that failed for a passing reason are taken again anyway
     scratch: str | None = None  # local folder for files in work; null: the system's temporary folder
     damage: Literal["keep_clean", "reject", "keep"] = "keep_clean"  # of a damaged video: its clean clips, none, or all
     decode: DecodeConfig = DecodeConfig()

@@ -2,208 +2,216 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import hashlib
+import itertools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from curation.config import CurateConfig
 from curation.dataset.accounting import Accounts, account
 from curation.dataset.publish import publish, roster
 from curation.dataset.records import cuts, scans, scores, tombstones
-from curation.ingest import Listing, list_input, sampled
+from curation.ingest import Listed, Listing, list_input, sampled
 from curation.report.write import write_report
+from curation.rules.overrides import Overrides, read_overrides
 from curation.scan import ScanWorker
 from curation.schema import CLIPS
 from curation.scorers import score_columns
-from curation.second_look import LaterWorker, uncut, unscored, write_todo
+from curation.second_look import SecondLook, uncut, unscored, write_todo
 from curation.select import select_dataset
 from orchestration.errors import ConfigError, RushesError
 from orchestration.lock import WriterLock
 from orchestration.progress import Progress
-from orchestration.runner import Engine, engine, run_rows
+from orchestration.runner import run_rows
 from orchestration.runs import RunFolder, log
+from orchestration.session import Engine, engine
 from orchestration.storage import Storage
 
 
 def curate(config: CurateConfig, console: Console) -> Accounts:
     """The whole run. Returns the dataset's accounts; raises RushesError where it could not complete."""
     storage = Storage(config.output)
-    scratch = run_scratch(config)
+    listed = list_input(config.input, exclude=config.output)
+    first = next(listed, None)  # an input that cannot be listed is refused before anything is written
+    if first is None:
+        raise ConfigError(f"input {config.input} holds no file")
+    files = sampled(itertools.chain([first], listed), config.sample, config.limit)
     with WriterLock(storage, "curate"):
         storage.remove_temporary()
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        run = RunFolder(storage, "curate", config, scratch)
-        try:
-            accounts = _Curation(config, storage, scratch, run, console).go()
-        except BaseException as error:
-            log.error("%s: %s", type(error).__name__, error)
-            raise
-        finally:
-            run.close()
-            shutil.rmtree(scratch, ignore_errors=True)
-        return accounts
+        with _scratch(config, storage) as scratch:
+            run = RunFolder(storage, "curate", config, scratch)
+            try:
+                return _Curation(config, storage, scratch, run, console).go(files)
+            except BaseException as error:
+                log.error("%s: %s", type(error).__name__, error)
+                raise
+            finally:
+                run.close()
 
 
-def run_scratch(config: CurateConfig) -> Path:
-    """A folder of this dataset's own below the scratch folder; the same path on every machine of a cluster."""
-    name = hashlib.sha256(config.output.encode()).hexdigest()[:16]
-    return Path(config.scratch or tempfile.gettempdir()) / f"rushes-{name}"
+@contextlib.contextmanager
+def _scratch(config: CurateConfig, storage: Storage) -> Iterator[Path]:
+    """A folder for this run only; what killed runs of this dataset left beside it goes."""
+    name = hashlib.sha256(storage.path().encode()).hexdigest()[:16]
+    ours = Path(config.scratch or tempfile.gettempdir()) / f"rushes-{getpass.getuser()}-{name}"
+    shutil.rmtree(ours, ignore_errors=True)
+    ours.mkdir(parents=True, mode=0o700)
+    try:
+        yield Path(tempfile.mkdtemp(dir=ours))
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One pass of the engine over Parquet files of rows."""
+
+    title: str
+    files: list[str]
+    rows: int
+    bytes: int
+    worker: Any
+    key: str
+    is_committed: Callable[[str], bool]
+    crashed: Callable[[dict[str, Any], str], dict[str, Any]]
 
 
 class _Curation:
+    """The steps of a run."""
+
     def __init__(self, config: CurateConfig, storage: Storage, scratch: Path, run: RunFolder, console: Console):
         self._config, self._storage, self._scratch, self._run, self._console = config, storage, scratch, run, console
+        self._problems: list[str] = []
 
-    def go(self) -> Accounts:
+    def go(self, files: Iterable[Listed]) -> Accounts:
         config, storage = self._config, self._storage
         ledger = scans(storage)
         check_shots(ledger, config)
+        overrides = read_overrides(storage, config.select.overrides) if config.select.overrides else Overrides()
         ledger.pack()
-        done, runs = finished(storage)
+        done, runs = finished(storage, config.retry)
         listing = Listing(self._scratch, runs + 1)
-        listed = list_input(config.input, exclude=config.output)
-        listing.write(sampled(listed, config.sample, config.limit), done)
-        if not listing.rows and not listing.known:
-            raise ConfigError(f"input {config.input} holds no file")
-        self._console.print(
-            f"{listing.rows:,} new or changed files ({listing.bytes / 1e6:,.1f} MB), {listing.known:,} known ones"
-        )
+        listing.write(files, done)
+        size = f"{listing.bytes / 1e6:,.1f} MB"
+        self._console.print(f"{listing.rows:,} new or changed files ({size}), {listing.known:,} known ones")
         with _LazyEngine(config, self._run.ray_log) as ray:
             if listing.rows:
-                self._scan(ray, listing)
+                self._scan(ray.engine, listing, overrides)
                 ledger.pack()
-            self._fill(ray)
+            self._fill(ray, runs + 1)
             publish(storage, config.scorers)
             self._select()
-            if self._cut(ray):
+            if self._cut(ray, runs + 1):
                 publish(storage, config.scorers)
         self._check(listing)
-        accounts = account(storage)
         if config.report.enabled:
-            write_report(storage, config)
-        return accounts
+            with self._console.status("Making the report"):
+                write_report(storage, config)
+        if self._problems:
+            raise RushesError(
+                f"{len(self._problems)} videos could not be looked at again, the first: {self._problems[0]}. "
+                "Everything else is done; run the same command again to try these once more"
+            )
+        return account(storage)
 
-    def _scan(self, ray: _LazyEngine, listing: Listing) -> None:
+    def _scan(self, running: Engine, listing: Listing, overrides: Overrides) -> None:
         ledger = scans(self._storage)
         gone = {row["video_id"]: row["date"] for table in tombstones(self._storage).read() for row in table.to_pylist()}
         known = frozenset(roster(self._storage).first)
-        worker = ScanWorker(self._config, str(self._scratch), known, gone)
+        worker = ScanWorker(self._config, str(self._scratch), known, gone, overrides)
 
         def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
             record = {key: row[key] for key in ("listing_id", "run", "uri", "bytes")}
-            record |= {"status": "failed", "reason": reason, "clips": [], "measured": []}
+            record |= {"status": "failed", "reason": reason, "retry": False, "clips": [], "measured": []}
             ledger.commit(row["listing_id"], record)
             return {"key": row["listing_id"], "uri": row["uri"], "status": "failed", "reason": reason}
 
-        names = {"ok": "ok", "failed": "failed", "duplicate": "duplicates"}
         self._drive(
-            ray.engine,
-            "Scanning",
-            listing.files,
-            listing.rows,
-            listing.bytes,
-            worker,
-            "listing_id",
-            ledger.has,
-            crashed,
-            names,
+            running,
+            _Stage("Scanning", listing.files, listing.rows, listing.bytes, worker, "listing_id", ledger.has, crashed),
         )
 
-    def _fill(self, ray: _LazyEngine) -> None:
+    def _fill(self, ray: _LazyEngine, run: int) -> None:
         files, count = write_todo(unscored(self._storage, self._config), self._scratch, "unscored")
-        self._second_look(ray, "Scoring", files, count, "score", lambda key: False)
+        self._second_look(ray, "Scoring", files, count, "score", run)
         for scorer in self._config.scorers:
             scores(self._storage, scorer).pack()
 
-    def _cut(self, ray: _LazyEngine) -> int:
+    def _cut(self, ray: _LazyEngine, run: int) -> int:
         files, count = write_todo(uncut(self._storage, self._config), self._scratch, "uncut")
-        self._second_look(ray, "Cutting", files, count, "cut", cuts(self._storage).has)
+        self._second_look(ray, "Cutting", files, count, "cut", run)
         cuts(self._storage).pack()
         return count
 
-    def _second_look(
-        self, ray: _LazyEngine, title: str, files: list[str], count: int, kind: str, has: Callable[[str], bool]
-    ) -> None:
+    def _second_look(self, ray: _LazyEngine, title: str, files: list[str], count: int, kind: str, run: int) -> None:
         if not count:
             return
-        problems: list[str] = []
 
-        def failed(row: dict[str, Any], reason: str) -> dict[str, Any]:
+        def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
             return {"key": row["key"], "uri": row["uri"], "status": "failed", "reason": reason}
 
-        def note(receipt: dict[str, Any]) -> None:
-            if receipt["status"] == "failed":
-                problems.append(f"{receipt['uri']}: {receipt['reason']}")
+        worker = SecondLook(self._config, str(self._scratch), kind, run)
+        stage = _Stage(title, files, count, 0, worker, "key", lambda key: False, crashed)
+        for receipt in self._drive(ray.engine, stage):
+            self._problems.append(f"{receipt['uri']}: {receipt['reason']}")
 
-        worker = LaterWorker(self._config, str(self._scratch), kind)
-        names = {"ok": "ok", "failed": "failed"}
-        self._drive(ray.engine, title, files, count, 0, worker, "key", has, failed, names, note)
-        for problem in problems[:10]:
-            self._console.print(f"[yellow]{title} again did not work for[/] {problem}", highlight=False)
-        if len(problems) > 10:
-            self._console.print(f"... and for {len(problems) - 10} more; see the run's metrics.jsonl")
-
-    def _drive(
-        self,
-        running: Engine,
-        title: str,
-        files: list[str],
-        count: int,
-        size: int,
-        worker: Any,
-        key: str,
-        has: Callable[[str], bool],
-        crashed: Callable[[dict[str, Any], str], dict[str, Any]],
-        names: dict[str, str],
-        note: Callable[[dict[str, Any]], None] = lambda receipt: None,
-    ) -> None:
-        done = done_bytes = 0
-        frames, busy = 0, []
-        counts = dict.fromkeys(names.values(), 0)
-        with Progress(title, count, "videos", size, self._console) as view:
+    def _drive(self, running: Engine, stage: _Stage) -> list[dict[str, Any]]:
+        """Runs a stage under the progress view; returns the receipts of what failed, for the stages that want them."""
+        done = done_bytes = frames = 0
+        busy: list[str] = []
+        counts: Counter[str] = Counter()
+        failed = []
+        with Progress(stage.title, stage.rows, "videos", stage.bytes, self._console) as view:
 
             def moved(now: int, labels: list[str]) -> None:
                 nonlocal frames, busy
                 frames, busy = now, labels
                 view.update(done, done_bytes, frames, counts, busy)
 
-            receipts = run_rows(running, files, worker, key=key, is_committed=has, crashed=crashed, on_progress=moved)
-            for receipt in receipts:
-                done += 1
-                done_bytes += receipt.get("bytes") or 0
-                counts[names[receipt["status"]]] += 1
-                self._run.metric(stage=title.lower(), **receipt)
-                note(receipt)
-                view.update(done, done_bytes, frames, counts, busy)
+            receipts = run_rows(
+                running,
+                stage.files,
+                stage.worker,
+                key=stage.key,
+                is_committed=stage.is_committed,
+                crashed=stage.crashed,
+                on_progress=moved,
+            )
+            with contextlib.closing(receipts):
+                for receipt in receipts:
+                    done += 1
+                    done_bytes += receipt.get("bytes") or 0
+                    counts[receipt["status"]] += 1
+                    if receipt["status"] == "failed":
+                        failed.append({"uri": receipt["uri"], "reason": receipt["reason"]})
+                    self._run.metric(stage=stage.title.lower(), **receipt)
+                    view.update(done, done_bytes, frames, counts, busy)
+        return failed
 
     def _select(self) -> None:
-        funnel = select_dataset(
-            self._storage, self._config.select, (*CLIPS, *score_columns()), damage=self._config.damage
-        )
+        columns = (*CLIPS, *score_columns())
+        funnel = select_dataset(self._storage, self._config.select, columns, damage=self._config.damage)
         self._run.metric(stage="select", **funnel.to_dict())
         self._console.print(funnel)
 
     def _check(self, listing: Listing) -> None:
         """Every file of the listing has its row."""
-        import pyarrow.parquet as pq
-
         committed = scans(self._storage).keys()
-        lost = [
-            uri
-            for name in listing.files
-            for listing_id, uri in zip(
-                *(pq.read_table(name).column(c).to_pylist() for c in ("listing_id", "uri")), strict=True
-            )
-            if listing_id not in committed
-        ]
-        if lost:
-            raise RushesError(f"{len(lost)} files have no row, {lost[0]} among them; run the same command again")
+        for name in listing.files:
+            table = pq.read_table(name, columns=["listing_id", "uri"])
+            for listing_id, uri in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if listing_id not in committed:
+                    raise RushesError(f"{uri} has no row; run the same command again")
 
 
 class _LazyEngine:
@@ -219,9 +227,10 @@ class _LazyEngine:
 
     @property
     def engine(self) -> Engine:
-        if self._engine is None:
+        if self._context is None:
             self._context = engine(self._config.ray, self._chatter)
             self._engine = self._context.__enter__()
+        assert self._engine is not None
         return self._engine
 
     def __exit__(self, *details: Any) -> None:
@@ -229,13 +238,15 @@ class _LazyEngine:
             self._context.__exit__(*details)
 
 
-def finished(storage: Storage) -> tuple[set[str], int]:
-    """Listing ids that need no further work, and the number of the last run."""
+def finished(storage: Storage, retry: bool = False) -> tuple[set[str], int]:
+    """Listing ids that need no further work, and the number of the last run. `retry`: no failed file is finished."""
     done: set[str] = set()
     last = 0
-    for table in scans(storage).read(["listing_id", "run"]):
-        done.update(table.column(0).to_pylist())
-        last = max(last, *table.column(1).to_pylist())
+    for table in scans(storage).read(["listing_id", "run", "status", "retry"]):
+        for row in table.to_pylist():
+            last = max(last, row["run"])
+            if row["status"] != "failed" or not (retry or row["retry"]):
+                done.add(row["listing_id"])
     return done - roster(storage).orphans, last
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from orchestration import machine
 from orchestration.doctor import Check, Probe, run_checks
 from orchestration.machine import REINSTALL, last_line, run, run_python
-from orchestration.runner import RayConfig
+from orchestration.session import RayConfig
 
 if TYPE_CHECKING:
     from curation.config import CurateConfig  # a broken installation must not keep the doctor from looking at it
@@ -172,7 +172,7 @@ def ray(session: RayConfig, start: bool) -> Check:
 # As a run starts it; in a process of its own, because Ray cannot be started twice with different settings.
 _RAY = """
 import pathlib, sys, tempfile, time
-from orchestration.runner import RayConfig, engine
+from orchestration.session import RayConfig, engine
 began = time.monotonic()
 with tempfile.TemporaryDirectory() as scratch:
     with engine(RayConfig.model_validate_json(sys.argv[1]), pathlib.Path(scratch) / "chatter") as session:

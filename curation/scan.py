@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
+import threading
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,18 @@ import pyarrow as pa
 import xxhash
 
 from curation.config import CurateConfig
+from curation.cut import CutConfig
 from curation.dataset.records import clip_schema, scans, token
 from curation.decode import THUMBNAILS, load_tracks
 from curation.fetch import FetchFailed, fetched
+from curation.plan import MeasurePlan
+from curation.rules.overrides import Overrides
 from curation.sandbox import JobFailed, Sandbox
 from curation.schema import VIDEOS, clip_id
 from curation.select import decide
 from curation.thumbnail import thumbnail
 from curation.video import Span, Tracks
+from orchestration.runs import log
 from orchestration.storage import Storage
 
 Beat = Callable[[int, str], None]
@@ -41,39 +47,110 @@ class ScanWorker:
     scratch: str
     known: frozenset[str] = frozenset()
     forgotten: dict[str, str] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
 
     def __call__(self) -> Scanner:
         return Scanner(self)
+
+
+class Desk:
+    """What a worker needs for one video at a time: a folder, a sandbox, the dataset."""
+
+    def __init__(self, config: CurateConfig, scratch: str):
+        self.config = config
+        self.storage = Storage(config.output)
+        self.sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s)
+        self._scratch = Path(scratch)
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A fresh folder in scratch that is removed afterwards."""
+        path = self._scratch / uuid.uuid4().hex
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def decode(self, path: Path, folder: Path, plan: MeasurePlan, beat: Callable[[int], None]) -> tuple[Tracks, Any]:
+        """(what the meters left, further facts)"""
+        arrays = folder / "tracks"
+        arrays.mkdir()
+        result = self.sandbox.run(
+            "decode",
+            lambda message: beat(message["frames"]),
+            path=str(path),
+            folder=str(arrays),
+            config=self.config.decode.model_dump(mode="json"),
+            plan=plan.model_dump(mode="json"),
+        )
+        return load_tracks(arrays, result), result
+
+    def cut(self, source: Path, clips: Sequence[dict[str, Any]], folder: Path, beat: Callable[[], None]) -> None:
+        """Cut `clips` (rows of the clips table) from `source`, store their files, and say in the rows what was made."""
+        config = self.config.cut
+        if config.mode == "none" or not clips:
+            return
+        hashes = ("start_pts", "end_pts", "first_hash", "last_hash", "frames_hash")
+        requests = [
+            {
+                "span": [clip["start_frame"], clip["end_frame"]],
+                "target": str(folder / f"{clip['clip_id']}.mp4"),
+                **{key: clip[key] for key in hashes},
+            }
+            for clip in clips
+        ]
+        results = self.sandbox.run(
+            "cut",
+            lambda message: beat(),
+            path=str(source),
+            config=config.model_dump(mode="json"),
+            requests=requests,
+        )
+        for clip, request, result in zip(clips, requests, results, strict=True):
+            made = result["cut"] != "none"
+            clip |= {"cut": result["cut"], "cut_reason": result["reason"], "cut_settings": cut_settings(config)}
+            name = f"media/{clip['video_id']}/{clip['clip_id']}.mp4"
+            clip["media"] = name if made else None
+            if made:
+                self.storage.put_file(Path(request["target"]), name)
+                beat()
+
+
+def cut_settings(config: CutConfig) -> str:
+    """Names what decides a clip's bytes; how a copy is checked does not."""
+    return config.fingerprint({"verify"})
 
 
 class Scanner:
     """Scans one listing row at a time and commits it."""
 
     def __init__(self, settings: ScanWorker):
-        config = settings.config
-        self._settings, self._config = settings, config
-        self._storage = Storage(config.output)
-        self._ledger = scans(self._storage)
-        self._sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s)
-        self._folder = Path(settings.scratch) / f"worker-{os.getpid()}"
+        self._settings, self._config = settings, settings.config
+        self._desk = Desk(settings.config, settings.scratch)
+        self._ledger = scans(self._desk.storage)
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
-        if not self._ledger.has(row["listing_id"]):
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
-            try:
-                record = self._scan(row, lambda frames=0: beat(frames, row["uri"]))
-            finally:
-                shutil.rmtree(self._folder, ignore_errors=True)
+        record = self._done(row)
+        if record is None:
+            with self._desk.folder() as folder:
+                record = self._scan(row, folder, lambda frames=0: beat(frames, row["uri"]))
             self._ledger.commit(row["listing_id"], record)
-            return _receipt(record)
-        (table,) = self._ledger.read_part(self._ledger.part_name(row["listing_id"]))
-        return _receipt(table.to_pylist()[0])
+        return _receipt(record)
 
-    def _scan(self, row: dict[str, Any], beat: Callable[..., None]) -> dict[str, Any]:
+    def _done(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row as this run has committed it already, if Ray asks a second time."""
+        if not self._ledger.has(row["listing_id"]):
+            return None
+        (table,) = self._ledger.read_part(self._ledger.part_name(row["listing_id"]))
+        record = table.to_pylist()[0]
+        return record if record["run"] == row["run"] else None
+
+    def _scan(self, row: dict[str, Any], folder: Path, beat: Callable[..., None]) -> dict[str, Any]:
         record: dict[str, Any] = {
             **{key: row[key] for key in ("listing_id", "run", "uri", "bytes")},
             "status": "ok",
+            "retry": False,
             "shots": self._config.shots.fingerprint(),
             "measured": [token(scorer) for scorer in self._config.scorers],
             "clips": [],
@@ -84,7 +161,7 @@ class Scanner:
                 raise Failed("cannot be read: it is not there")
             if row["bytes"] == 0:
                 raise Failed("empty file")
-            with fetched(row["uri"], self._folder, beat) as (path, video_id):
+            with fetched(row["uri"], folder, beat) as (path, video_id):
                 clock.lap("fetch_s")
                 record["video_id"] = video_id
                 if video_id in self._settings.forgotten:
@@ -92,41 +169,47 @@ class Scanner:
                 if video_id in self._settings.known:
                     record["status"] = "duplicate"
                     return record
-                self._measure(path, record, clock, beat)
+                self._measure(path, record, folder, clock, beat)
         except (Failed, FetchFailed, JobFailed) as error:
-            record |= {"status": "failed", "reason": str(error), "clips": []}
+            retry = getattr(error, "retryable", False)
+            record |= {"status": "failed", "reason": str(error), "retry": retry, "clips": []}
         return record
 
-    def _measure(self, path: Path, record: dict[str, Any], clock: _Clock, beat: Callable[..., None]) -> None:
+    def _measure(
+        self, path: Path, record: dict[str, Any], folder: Path, clock: _Clock, beat: Callable[..., None]
+    ) -> None:
         config = self._config
-        arrays = self._folder / "tracks"
-        arrays.mkdir()
-        result = self._sandbox.run(
-            "decode",
-            lambda message: beat(message["frames"]),
-            path=str(path),
-            folder=str(arrays),
-            config=config.decode.model_dump(mode="json"),
-            plan=config.plan.model_dump(mode="json"),
-        )
-        tracks = load_tracks(arrays, result)
-        record |= _video_facts(tracks, result)
+        tracks, facts = self._desk.decode(path, folder, config.plan, beat)
+        record |= _video_facts(tracks, facts)
         clock.lap("decode_s")
-        beat(tracks.frames)
-        if config.damage == "reject" and record["decode_errors"]:
-            raise Failed(f"damaged: {record['decode_errors']} of {tracks.frames} frames (damage: reject)")
-        spans = config.shots.shots(tracks)
-        clock.lap("shots_s")
-        beat(tracks.frames)
-        clips = [self._clip(record["video_id"], tracks, span, result["end_pts"]) for span in spans]
-        clock.lap("score_s")
-        beat(tracks.frames)
-        self._cut(path, clips, record["video_id"], lambda: beat(tracks.frames))
+        with _alive(lambda: beat(tracks.frames)):
+            try:
+                spans = config.shots.shots(tracks)
+                clock.lap("shots_s")
+                clips = [self._clip(record, tracks, span, facts["end_pts"]) for span in spans]
+                clock.lap("score_s")
+            except (
+                ArithmeticError,
+                LookupError,
+                ValueError,
+            ) as error:  # our arithmetic on odd content
+                log.exception("%s", record["uri"])
+                raise Failed(f"internal error: {type(error).__name__}: {error}; please report it") from error
         record["clips"] = clips
+        if config.select.row_wise:  # else no clip can be chosen before all are known
+            table = pa.Table.from_pylist(clips, clip_schema())
+            decisions = decide(table, config.select, damage=config.damage, overrides=self._settings.overrides)
+            kept = decisions.column("kept").to_pylist()
+            chosen = [clip for clip, keep in zip(clips, kept, strict=True) if keep]
+            try:
+                self._desk.cut(path, chosen, folder, lambda: beat(tracks.frames))
+            except JobFailed as error:
+                # The scores are good. The clips are cut on a second look, which says what is wrong if it fails again.
+                log.warning("%s: cutting failed, left for a second look: %s", record["uri"], error)
         clock.lap("cut_s")
 
-    def _clip(self, video_id: str, tracks: Tracks, span: Span, last_pts: int | None) -> dict[str, Any]:
-        frames = tracks.meters["frames"]
+    def _clip(self, record: dict[str, Any], tracks: Tracks, span: Span, last_pts: int | None) -> dict[str, Any]:
+        video_id, frames = record["video_id"], tracks.meters["frames"]
         start_s, end_s = tracks.seconds(span)
         hashes, pts = frames["hashes"][span.start : span.end], frames.get("pts")
         end_pts = None if pts is None else int(pts[span.end]) if span.end < tracks.frames else last_pts
@@ -141,6 +224,7 @@ class Scanner:
             "start_pts": None if pts is None else int(pts[span.start]),
             "end_pts": end_pts,
             "decode_errors": int(tracks.damaged[span.start : span.end].sum()),
+            "video_errors": record["decode_errors"],
             "first_hash": int(hashes[0]),
             "last_hash": int(hashes[-1]),
             "frames_hash": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(hashes, "<u8").tobytes()),
@@ -149,46 +233,23 @@ class Scanner:
             **self._config.plan.score(tracks, span),
         }
 
-    def _cut(self, path: Path, clips: list[dict[str, Any]], video_id: str, beat: Callable[[], None]) -> None:
-        """Cut what passes while the source is at hand, where no later clip can change the choice."""
-        config = self._config
-        if not config.select.row_wise or not clips:
-            return
-        table = pa.Table.from_pylist(clips, clip_schema())
-        kept = decide(table, config.select, damage=config.damage).column("kept").to_pylist()
-        chosen = [clip for clip, keep in zip(clips, kept, strict=True) if keep]
-        cut_into(self._storage, self._sandbox, path, chosen, config.cut, self._folder, beat)
 
+@contextlib.contextmanager
+def _alive(beat: Callable[[], None]) -> Iterator[None]:
+    """Reports every few seconds while the block computes: a film's shots may take minutes."""
+    stop = threading.Event()
 
-def cut_into(
-    storage: Storage,
-    sandbox: Sandbox,
-    source: Path,
-    clips: Sequence[dict[str, Any]],
-    config: Any,
-    folder: Path,
-    beat: Callable[[], None],
-) -> None:
-    """Cut `clips` (rows of the clips table) from `source`, store their files and set their media, cut and cut_reason."""
-    if config.mode == "none" or not clips:
-        return
-    requests = [
-        {
-            "span": [clip["start_frame"], clip["end_frame"]],
-            "target": str(folder / f"{clip['clip_id']}.mp4"),
-            **{key: clip[key] for key in ("start_pts", "end_pts", "first_hash", "last_hash", "frames_hash")},
-        }
-        for clip in clips
-    ]
-    results = sandbox.run(
-        "cut", lambda message: beat(), path=str(source), config=config.model_dump(mode="json"), requests=requests
-    )
-    for clip, request, result in zip(clips, requests, results, strict=True):
-        clip["cut"], clip["cut_reason"] = result["cut"], result["reason"]
-        if result["cut"] != "none":
-            clip["media"] = f"media/{clip['video_id']}/{clip['clip_id']}.mp4"
-            storage.put_file(Path(request["target"]), clip["media"])
+    def report() -> None:
+        while not stop.wait(5.0):
             beat()
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class _Clock:

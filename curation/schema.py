@@ -40,12 +40,14 @@ CLIPS: tuple[Column, ...] = (
     Column("start_pts", pa.int64(), "stream time base", "timestamp of the first frame; null where the file has none"),
     Column("end_pts", pa.int64(), "stream time base", "timestamp at which the last frame ends"),
     Column("decode_errors", pa.int64(), "", "frames of the clip that the decoder complained about"),
+    Column("video_errors", pa.int64(), "", "the same of its whole video"),
     Column("first_hash", pa.uint64(), "", "XXH3 of the first frame's decoded pixels"),
     Column("last_hash", pa.uint64(), "", "XXH3 of the last frame's decoded pixels"),
     Column("frames_hash", pa.string(), "", "XXH3-128 over the hashes of all its frames"),
     Column("media", pa.string(), "", "the clip's file, relative to the dataset; null if it is not cut"),
     Column("cut", pa.string(), "", "copy (the source's own packets), encode, or none"),
     Column("cut_reason", pa.string(), "", "why it was encoded, or could not be cut; null for copies"),
+    Column("cut_settings", pa.string(), "", "fingerprint of the settings it was cut with"),
 )
 
 

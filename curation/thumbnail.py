@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
@@ -41,7 +43,7 @@ class ThumbnailMeter:
         }
 
 
-def thumbnail(arrays: dict[str, np.ndarray], span: Span) -> bytes | None:
+def thumbnail(arrays: Mapping[str, np.ndarray], span: Span) -> bytes | None:
     """JPEG of the picture nearest the middle of `span`; None where none was taken inside it."""
     inside = within(arrays["index"], span)
     if inside.start == inside.stop:

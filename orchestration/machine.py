@@ -58,8 +58,27 @@ def packages() -> Check:
     return Check("packages", "ok", f"{len(found)} as required; {shown}")
 
 
+def usable_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes, within the limit of a container."""
+    return _memory()[1]
+
+
+def _memory() -> tuple[int, int]:
+    """(total, available) bytes."""
+    facts = psutil.virtual_memory()
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit and limit < facts.total:
+        return limit, min(facts.available, limit - (used or 0))
+    return facts.total, facts.available
+
+
 def cpu() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
     load = os.getloadavg()[0]
     detail = f"{usable} usable cores, load {load:.1f}"
     if load > usable:
@@ -68,11 +87,7 @@ def cpu() -> Check:
 
 
 def memory() -> Check:
-    facts = psutil.virtual_memory()
-    total, available = facts.total, facts.available
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if limit and limit < total:
-        total, available = limit, min(available, limit - (used or 0))
+    total, available = _memory()
     detail = f"{available / GIB:.1f} of {total / GIB:.1f} GiB available"
     if available < 2 * GIB:
         return Check("memory", "warn", detail, "a worker takes about 1.5 GiB: close programs, or set ray.workers=1")

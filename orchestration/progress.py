@@ -17,7 +17,7 @@ RATE_WINDOW_S = 60.0
 
 
 class Progress:
-    """Context manager. `total` items, of which `update` tells how many are done; `frames` counts finer work inside them."""
+    """Context manager. `total` items, of which `update` tells how many are done; `frames` counts work inside them."""
 
     def __init__(self, title: str, total: int, unit: str, total_bytes: int, console: Console):
         self._title, self._total, self._unit, self._total_bytes = title, total, unit, total_bytes

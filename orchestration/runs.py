@@ -22,42 +22,44 @@ log = logging.getLogger("rushes")
 
 
 class RunFolder:
-    """`runs/RUN_ID/`. Log and metrics are kept locally while the run goes on and stored when it ends."""
+    """`runs/RUN_ID/`. Written in place in a local dataset, so that a killed run leaves its log too; for a bucket kept
+    in `scratch` and stored when the run ends."""
 
     def __init__(self, storage: Storage, command: str, config: Config, scratch: Path):
         self._storage = storage
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         self.run_id = f"{stamp}-{command}-{os.getpid()}"
-        self._scratch = scratch / self.run_id
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        name = f"runs/{self.run_id}"
+        self._folder = storage.local_path(name) if storage.local else scratch / self.run_id
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
-        self._metrics = (self._scratch / "metrics.jsonl").open("a")
-        self.ray_log = self._scratch / "ray.txt"  # what Ray prints
+        self._metrics = (self._folder / "metrics.jsonl").open("a", buffering=1)
+        self.ray_log = self._folder / "ray.txt"  # what Ray prints
         self.ray_log.touch()
-        self._handler = logging.FileHandler(self._scratch / "log.txt")
+        self._handler = logging.FileHandler(self._folder / "log.txt")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
         log.propagate = False
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        self._write("config.yaml", text.encode())
-        self._write("revision.json", json.dumps(_revision(), indent=1).encode())
+        storage.write_bytes(f"{name}/config.yaml", text.encode())
+        storage.write_bytes(f"{name}/revision.json", json.dumps(_revision(), indent=1).encode())
+        log.info("%s started", self.run_id)
 
     def metric(self, **values: Any) -> None:
         self._metrics.write(json.dumps({"t": round(time.monotonic() - self._started, 3), **values}) + "\n")
 
     def close(self) -> None:
-        """Stores metrics and log; safe to call twice."""
+        """Ends log and metrics; stores them where they are not in place. Safe to call twice."""
         if self._metrics.closed:
             return
+        log.info("ended after %.1f s", time.monotonic() - self._started)
         log.removeHandler(self._handler)
         self._handler.close()
         self._metrics.close()
-        for name in ("metrics.jsonl", "log.txt", "ray.txt"):
-            self._write(name, (self._scratch / name).read_bytes())
-
-    def _write(self, name: str, data: bytes) -> None:
-        self._storage.write_bytes(f"runs/{self.run_id}/{name}", data)
+        if not self._storage.local:
+            for path in sorted(self._folder.iterdir()):
+                self._storage.write_bytes(f"runs/{self.run_id}/{path.name}", path.read_bytes())
 
 
 def _revision() -> dict[str, str]:
@@ -69,11 +71,14 @@ def _revision() -> dict[str, str]:
         revision = "unknown"
     return {
         "git": revision,
-        "rushes": importlib.metadata.version("rushes") if _installed() else "not installed",
+        "rushes": _version(),
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
 
 
-def _installed() -> bool:
-    return any(True for _ in importlib.metadata.Distribution.discover(name="rushes"))
+def _version() -> str:
+    try:
+        return importlib.metadata.version("rushes")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -70,7 +70,7 @@ def test_this_machine_can_curate():
 
 def test_ray_is_really_started():
     from curation.doctor import ray
-    from orchestration.runner import RayConfig
+    from orchestration.session import RayConfig
 
     found = ray(RayConfig(workers=1), start=True)
     assert found.status == "ok", found

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from rich.table import Table
+from rich.text import Text
 
 from curation.schema import CLIPS
 from curation.scorers import score_columns
@@ -15,7 +16,7 @@ from orchestration.storage import Storage
 
 
 def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
-    """{"clip", "video", "decision", "captions", "shards"}; raises ConfigError for an unknown clip."""
+    """{"clip", "video", "decision", "captions"}; raises ConfigError for an unknown clip."""
     clips = _rows(storage, "clips", "clip_id", clip_id, without=("thumbnail",))
     if not clips:
         raise ConfigError(f"there is no clip {clip_id!r} in {storage.uri}; ids are in clips/*.parquet and the report")
@@ -33,12 +34,12 @@ def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
 def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
     """`thresholds`: conditions of the configuration by column, as text."""
     clip, video, decision = facts["clip"], facts["video"] or {}, facts["decision"] or {}
-    table = Table(title=clip["clip_id"], title_justify="left", show_header=True, header_style="bold")
+    table = Table(title=Text(clip["clip_id"]), title_justify="left", show_header=True, header_style="bold")
     table.add_column("")
     table.add_column("value")
     table.add_column("unit")
     table.add_column("rule")
-    table.add_row("source", str(video.get("uri")), "", "")
+    table.add_row("source", Text(str(video.get("uri"))), "", "")
     span = f"frames {clip['start_frame']} to {clip['end_frame'] - 1}, {clip['start_s']:.3f} to {clip['end_s']:.3f} s"
     table.add_row("span", span, "", "")
     kept = decision.get("kept")

@@ -98,9 +98,13 @@ class _Later:
                         rows |= {clip.pop("clip_id"): clip for clip in row["clips"] or []}
             self._scores[scorer.kind] = rows
         self._cuts: dict[str, dict[str, Any]] = {}
-        for table in cuts(storage).read(["clips"]):
-            for clips in table.column("clips").to_pylist():
-                self._cuts |= {clip.pop("clip_id"): clip for clip in clips or []}
+        made: dict[str, int] = {}
+        for table in cuts(storage).read(["run", "clips"]):
+            for row in table.to_pylist():
+                for clip in row["clips"] or []:
+                    name = clip.pop("clip_id")
+                    if row["run"] >= made.get(name, 0):
+                        self._cuts[name], made[name] = clip, row["run"]
 
     def applied(self, clip: dict[str, Any], measured: list[str]) -> dict[str, Any]:
         for kind, (name, columns) in self._wanted.items():

@@ -9,6 +9,7 @@ from curation.scorers import AnyScorer, score_columns
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
+CUT_COLUMNS = ("clip_id", "media", "cut", "cut_reason", "cut_settings")
 TIMINGS = ("fetch_s", "decode_s", "shots_s", "score_s", "cut_s")
 
 
@@ -25,6 +26,7 @@ def scan_schema() -> pa.Schema:
             pa.field("listing_id", pa.string()),
             pa.field("run", pa.int64()),
             *(pa.field(column.name, column.type) for column in VIDEOS),
+            pa.field("retry", pa.bool_()),  # failed for a reason that may pass; the next run takes the file again
             pa.field("shots", pa.string()),
             pa.field("measured", pa.list_(pa.string())),
             *(pa.field(name, pa.float64()) for name in TIMINGS),
@@ -60,9 +62,14 @@ def scores(storage: Storage, scorer: AnyScorer) -> Ledger:
 
 def cuts(storage: Storage) -> Ledger:
     """Clips that were chosen after their video was scanned; one row a video and set of clips."""
-    clip = pa.struct([pa.field(name, pa.string()) for name in ("clip_id", "media", "cut", "cut_reason")])
+    clips = pa.list_(pa.struct([pa.field(name, pa.string()) for name in CUT_COLUMNS]))
     schema = pa.schema(
-        [pa.field("key", pa.string()), pa.field("video_id", pa.string()), pa.field("clips", pa.list_(clip))]
+        [
+            pa.field("key", pa.string()),
+            pa.field("video_id", pa.string()),
+            pa.field("run", pa.int64()),  # of several cuts of a clip the one of the latest run counts
+            pa.field("clips", clips),
+        ]
     )
     return Ledger(storage, "cuts", schema, "key")
 

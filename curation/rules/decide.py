@@ -14,8 +14,12 @@ from curation.rules.conditions import Columns, Condition, RuleBase
 from curation.rules.overrides import Overrides
 from curation.rules.selection import Selection
 
-Damage = Literal["keep_clean", "reject", "keep"]  # reject: also drops whole videos, before there are clips to decide
+Damage = Literal["keep_clean", "reject", "keep"]  # drop clips with decoder errors, all clips of such videos, or none
 BY_HAND = "dropped by hand"
+_DAMAGE = {
+    "keep_clean": ("decode_errors", "decoder errors"),
+    "reject": ("video_errors", "decoder errors in its video"),
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def decide(
 
 def read_columns(selection: Selection, damage: Damage) -> dict[str, pa.DataType]:
     """Columns that the decision depends on -> the type they are read as."""
-    return selection.columns | ({"decode_errors": pa.float64()} if damage != "keep" else {})
+    return selection.columns | ({_DAMAGE[damage][0]: pa.float64()} if damage != "keep" else {})
 
 
 def canonical(clips: pa.RecordBatch | pa.Table, columns: Mapping[str, pa.DataType]) -> pa.RecordBatch:
@@ -101,9 +105,10 @@ def canonical(clips: pa.RecordBatch | pa.Table, columns: Mapping[str, pa.DataTyp
 def checks_of(selection: Selection, damage: Damage) -> Iterator[Check]:
     """The damage rule, then the rules in order."""
     if damage != "keep":
-        clean = Condition(column="decode_errors", max=0)
-        yield Check("decode_errors: not scored", "unscored", _unscored(clean), False)
-        yield Check("decoder errors", "rule", _fails(clean), False)
+        column, reason = _DAMAGE[damage]
+        clean = Condition(column=column, max=0)
+        yield Check(f"{column}: not scored", "unscored", _unscored(clean), False)
+        yield Check(reason, "rule", _fails(clean), False)
     for rule in selection.flat:
         conditions = list(rule.conditions())
         names = " or ".join(dict.fromkeys(condition.column for condition in conditions))

@@ -63,8 +63,8 @@ class SharpnessMeter:
 class Sharpness(Scorer):
     kind: Literal["sharpness"] = "sharpness"
     rate: float = Field(SAMPLES, gt=0, le=30, description="samples per second")
-    tiles: int = Field(8, ge=1, le=16, description="tiles along each side")
-    percentile: float = Field(90, ge=0, le=100, description="which tile stands for the frame")
+    tiles: int = Field(default=8, ge=1, le=16, description="tiles along each side")
+    percentile: float = Field(default=90, ge=0, le=100, description="which tile stands for the frame")
 
     def columns(self) -> tuple[Column, ...]:
         return (

@@ -15,9 +15,9 @@ class Adaptive(PySceneDetectShots):
     """Cut where a frame's HSV difference is `threshold` times the mean of its `window` neighbours on either side."""
 
     kind: Literal["adaptive"] = "adaptive"
-    threshold: float = Field(3.0, gt=1)  # ratio to the neighbours
-    min_content: float = Field(15.0, ge=0)  # and at least this difference (0 to 255)
-    window: int = Field(2, ge=1)  # frames on either side
+    threshold: float = Field(default=3.0, gt=1)  # ratio to the neighbours
+    min_content: float = Field(default=15.0, ge=0)  # and at least this difference (0 to 255)
+    window: int = Field(default=2, ge=1)  # frames on either side
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         detector = AdaptiveDetector(

@@ -15,7 +15,7 @@ class Content(PySceneDetectShots):
     """Cut where the mean HSV difference of two frames reaches `threshold` (0 to 255)."""
 
     kind: Literal["content"] = "content"
-    threshold: float = Field(27.0, gt=0)
+    threshold: float = Field(default=27.0, gt=0)
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         # min_scene_len 0 turns the flash filter off, which would move cuts; the refiner knows flashes.

@@ -20,7 +20,7 @@ _INTERRUPTION_S = 0.5
 class RefinedDetector(ShotDetector):
     """A detector whose cuts are checked and completed against thumbnails. Subclasses report `cuts`."""
 
-    max_s: float | None = Field(10.0, gt=0)  # longer shots are split into equal parts; null: never split
+    max_s: float | None = Field(default=10.0, gt=0)  # longer shots are split into equal parts; null: never split
     min_s: float = Field(
         2.0, ge=0
     )  # splitting makes no shorter parts; shorter shots are left for the selection to drop

@@ -15,7 +15,7 @@ class Stride(ShotDetector):
     """A new shot every `seconds` of real time; the last one is what remains."""
 
     kind: Literal["stride"] = "stride"
-    seconds: float = Field(10.0, gt=0)
+    seconds: float = Field(default=10.0, gt=0)
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         return {}

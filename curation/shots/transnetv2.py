@@ -27,8 +27,8 @@ class TransNetV2(RefinedDetector):
     """
 
     kind: Literal["transnetv2"] = "transnetv2"
-    threshold: float = Field(0.4, gt=0, lt=1)  # of the head that marks one frame of each transition
-    extent: float = Field(0.4, gt=0, lt=1)  # of the head that marks all frames of each transition
+    threshold: float = Field(default=0.4, gt=0, lt=1)  # of the head that marks one frame of each transition
+    extent: float = Field(default=0.4, gt=0, lt=1)  # of the head that marks all frames of each transition
     weights: str | None = None  # path to a state dict; null: the package's
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
