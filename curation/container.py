@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
 import xxhash
+from av import logging as av_logging
 from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 # Demuxers that hold video in one file. Playlists, concat scripts, SDP and image sequences are not among them: they
@@ -18,6 +23,7 @@ FORMATS = (
     "h264,hevc,m4v,mpegvideo,obu,y4m,yuv4mpegpipe,vc1"
 )
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "fflags": "+genpts"}
+MAX_PIXELS = 8192 * 4320  # of a picture, where nothing else is configured
 
 
 # What libav complains of is captured where it matters; the terminal is not the place for the rest.
@@ -29,61 +35,91 @@ class NotVideo(ValueError):
     """The file cannot be opened as one of FORMATS, or holds no video stream."""
 
 
-def open_video(path: str | Path) -> tuple[InputContainer, VideoStream]:
-    """Open a local file and choose its first real video stream (cover pictures do not count).
+def open_video(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
+    """Open a local file, or an open one, and choose its first real video stream (cover pictures do not count).
 
-    The codec is single-threaded and asked to check what it decodes. Raises NotVideo with a reason for people.
+    The codec is single-threaded. Neither opening nor decoding makes a picture of more than `max_pixels`. Raises NotVideo
+    with a reason for people.
     """
-    av.logging.set_level(av.logging.ERROR)
-    with av.logging.Capture() as complaints:
-        try:
-            container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
-        except (av.FFmpegError, ValueError, OSError) as error:
-            raise NotVideo(_why_not(path, error, complaints)) from error
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
+    container, stream = _open(file, {**OPEN_OPTIONS, "max_pixels": str(max_pixels)})
+    context = stream.codec_context
+    size = (context.width, context.height)
+    if not all(size):  # the limit stopped the decoder, which forgets the size then
         container.close()
-        raise NotVideo("no video stream")
-    stream = max(streams, key=lambda s: bool(s.disposition & av.stream.Disposition.default))
-    if stream.codec_context is None:
+        container, stream = _open(file, {**OPEN_OPTIONS, "skip_frame": "all"})
+        context = stream.codec_context
+        size = (context.width, context.height)
+    if size[0] * size[1] > max_pixels:
         container.close()
-        raise NotVideo("no decoder for the video stream")
-    stream.codec_context.thread_count = 1
-    stream.codec_context.thread_type = "NONE"
+        raise NotVideo(f"too large: {size[0]}x{size[1]} is over {max_pixels:,} pixels (decode.max_pixels)")
+    context.options = {"max_pixels": str(max_pixels)}
+    context.thread_count = 1
+    context.thread_type = "NONE"
     return container, stream
 
 
-def _why_not(path: str | Path, error: Exception, complaints: list[tuple[int, str, str]]) -> str:
+def _open(file: str | Path | IO[bytes], options: dict[str, str]) -> tuple[InputContainer, VideoStream]:
+    source = str(file) if isinstance(file, str | Path) else file
+    if not isinstance(source, str):
+        source.seek(0)
+    av_logging.set_level(av_logging.ERROR)
+    with av_logging.Capture() as complaints:
+        try:
+            container = av.open(source, "r", options=options, metadata_errors="replace")
+        except (FFmpegError, ValueError, OSError) as error:
+            raise NotVideo(_why_not(source, error, complaints)) from error
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        container.close()
+        raise NotVideo("no video stream")
+    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default))
+    if stream.codec_context is None:
+        container.close()
+        raise NotVideo("no decoder for the video stream")
+    return container, stream
+
+
+def _why_not(source: str | IO[bytes], error: Exception, complaints: list[tuple[int, str, str]]) -> str:
     for _, demuxer, message in complaints:
         if "not on whitelist" in message:
             return f"not a video (it is a {demuxer} file: playlists, scripts and pictures are not opened as video)"
-    if complaints and _begins_like_video(path):
+    if complaints and _begins_like_video(source):
         return f"damaged: {complaints[-1][2].strip()}"
     return f"not a video ({getattr(error, 'strerror', None) or error})"
 
 
-def _begins_like_video(path: str | Path) -> bool:
+def _begins_like_video(source: str | IO[bytes]) -> bool:
     """Signatures of ISO media, Matroska, RIFF, Ogg, ASF and FLV."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            head = file.read(12)
+    else:
+        source.seek(0)
+        head = source.read(12)
     return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"0&\xb2u", b"FLV"))
 
 
 def visible_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The picture's planes without line padding, [rows, bytes] uint8 views (not copies)."""
     planes = []
-    bits = frame.format.components
-    for number, plane in enumerate(frame.planes):
+    for plane, bytes_per_pixel in zip(frame.planes, _bytes_per_pixel(frame.format.name), strict=False):
         data = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
-        depth = max(component.bits for component in bits if component.plane == number)
-        per_pixel = sum(1 for component in bits if component.plane == number)
-        planes.append(data[: plane.height, : plane.width * per_pixel * ((depth + 7) // 8)])
+        planes.append(data[: plane.height, : plane.width * bytes_per_pixel])
     return planes
+
+
+@functools.cache
+def _bytes_per_pixel(pixel_format: str) -> list[int]:
+    """Of each plane."""
+    found: dict[int, list[int]] = {}
+    for component in av.VideoFormat(pixel_format).components:
+        found.setdefault(component.plane, []).append((component.bits + 7) // 8)
+    return [len(sizes) * max(sizes) for _, sizes in sorted(found.items())]
 
 
 def frame_hash(frame: av.VideoFrame) -> int:
     """64-bit XXH3 of the decoded pixels, as the decoder delivered them: equal exactly when the pictures are."""
     digest = xxhash.xxh3_64(f"{frame.width}x{frame.height}:{frame.format.name}".encode())
     for plane in visible_planes(frame):
-        digest.update(plane if plane.flags.c_contiguous else np.ascontiguousarray(plane))
+        digest.update(np.ascontiguousarray(plane).data)
     return digest.intdigest()

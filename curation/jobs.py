@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
+import numpy as np
 
 from curation import decode as decoding
 from curation.cut import CutConfig, CutRequest, cut_clips
 from curation.plan import MeasurePlan
-from curation.video import Span
+from curation.scorers import AnyScorer
+from curation.shots.adaptive import Adaptive
+from curation.thumbnail import ThumbnailMeter
+from curation.video import Frame, Span, VideoInfo
+
+
+def warm() -> None:
+    """Let libraries do now, by measuring two made-up frames, what they leave to their first use: jobs are forked."""
+    cv2.setNumThreads(1)
+    info = VideoInfo("h264", "mov", 320, 192, 1.0, 0, 1.0, "yuv420p", 8, False, False, "")
+    scorers = tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0]))
+    meters = [*MeasurePlan(shots=Adaptive(), scorers=scorers).meters(info).values(), ThumbnailMeter()]
+    noise = np.random.default_rng(0)
+    for index in range(2):
+        y, u, v = (noise.integers(16, 235, shape, np.uint8) for shape in ((192, 320), (96, 160), (96, 160)))
+        for meter in meters:
+            meter.see(Frame(index, float(index), (y, u, v), info))
+    for meter in meters:
+        meter.finish()
 
 
 def probe(send: Any, path: str) -> dict[str, Any]:

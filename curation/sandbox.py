@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 # What may run inside, by name; the parent can ask for nothing else.
 JOBS = {"probe": "curation.jobs:probe", "decode": "curation.jobs:decode", "cut": "curation.jobs:cut"}
+WARM = "curation.jobs:warm"  # runs once before the first fork; it may leave no thread behind
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME")
 PR_SET_PDEATHSIG = 1
 
@@ -150,6 +152,8 @@ def _serve(messages: int) -> None:
     if sys.platform == "linux":
         _die_with_parent()
     functions = {name: _load(target) for name, target in JOBS.items()}
+    _load(WARM)()
+    gc.freeze()  # children leave what is loaded alone: memory that nobody writes to is shared
     for line in sys.stdin.buffer:
         request = json.loads(line)
         child = os.fork()

@@ -50,12 +50,12 @@ class CameraFit:
         self._uncentre = np.linalg.inv(self._centre)
 
     def fit(self, flow: np.ndarray, trust: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Flow [rows, columns, 2] px and trust [rows, columns] 0-1 -> 8 parameters (px), the camera's flow, support.
+        """Flow [2, rows, columns] px and trust [rows, columns] 0-1 -> 8 parameters (px), the camera's flow, support.
 
         Support is the trusted share of blocks that follow the camera. Iteratively reweighted least squares with
         Geman-McClure weights, from the median shift over a similarity to a plane.
         """
-        some = flow[::2, ::2].reshape(-1, 2).T.astype(np.float64)  # [2, N]
+        some = flow[:, ::2, ::2].reshape(2, -1).astype(np.float64)
         trusted = trust[::2, ::2].ravel()
         weight = trusted * self._prior + 1e-6
         sure = some[:, trusted >= _middle(trusted)]
@@ -171,10 +171,10 @@ class FlowMeter:
         flow = self._dis.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
         corner, contrast = _texture(before)
         trust = np.minimum(corner / CORNER, 1)
-        block_flow = _blocks(flow)
+        block_flow = np.stack([_blocks(part) for part in cv2.split(flow)])
         plane, camera, support = fit.fit(block_flow, trust)
 
-        rest = np.hypot(block_flow[..., 0] - camera[0], block_flow[..., 1] - camera[1])
+        rest = np.hypot(*(block_flow - camera))
         # Flow is less exact the further things move.
         rest = np.maximum(rest - INEXACT_PX - INEXACT_SHARE * np.hypot(camera[0], camera[1]), 0)
         by_camera = cv2.warpPerspective(
@@ -203,7 +203,7 @@ def _middle(values: np.ndarray) -> float:
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
-    """Means of 4 x 4 px blocks; two exact halvings are several times faster than any other way in OpenCV."""
+    """Means of 4 x 4 px blocks; two exact halvings of a single channel are the fastest way in OpenCV."""
     return halve(halve(values))
 
 
@@ -211,8 +211,7 @@ def _texture(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Blocks' smaller structure-tensor eigenvalue (codes^2 per px^2) and RMS gradient (codes per px)."""
     gx = cv2.Sobel(picture, cv2.CV_32F, 1, 0, scale=1 / 8)
     gy = cv2.Sobel(picture, cv2.CV_32F, 0, 1, scale=1 / 8)
-    tensor = _blocks(cv2.merge([gx * gx, gx * gy, gy * gy]))
-    xx, xy, yy = tensor[..., 0], tensor[..., 1], tensor[..., 2]
+    xx, xy, yy = _blocks(gx * gx), _blocks(gx * gy), _blocks(gy * gy)
     return (xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), np.sqrt(xx + yy)
 
 
