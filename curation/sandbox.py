@@ -1,8 +1,8 @@
 """A guarded place for untrusted video: each job runs in a forked child with memory and time limits.
 
-A warm helper process holds the libraries and forks one child a job (about 5 ms), so that a decoder that crashes, hangs or
-eats memory takes nobody with it. The helper knows no secrets: its environment holds only what Python needs. Everything
-dies with the process that opened the sandbox.
+A warm helper process holds the libraries and forks one child a job (about 5 ms), so that a decoder that crashes, hangs
+or eats memory takes nobody with it. The helper knows no secrets: its environment holds only what Python needs.
+Everything dies with the process that opened the sandbox.
 """
 
 from __future__ import annotations

@@ -176,9 +176,9 @@ def within(index: np.ndarray, span: Span) -> slice:
 class Scorer(Config):
     """A scorer is its own configuration. Subclasses add `kind: Literal["name"] = "name"` and their settings.
 
-    `meters` run in the guarded decoder and see every frame of the video once; scorers that name the same meter share it.
-    `score` turns what the meters left into columns for any span, later and without pixels. It returns None for a value
-    that could not be measured, and never raises for odd content.
+    `meters` run in the guarded decoder and see every frame of the video once; scorers that name the same meter share
+    it. `score` turns what the meters left into columns for any span, later and without pixels. It returns None for a
+    value that could not be measured, and never raises for odd content.
     """
 
     def columns(self) -> tuple[Column, ...]:

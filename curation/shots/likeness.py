@@ -96,7 +96,7 @@ def features(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _fill(band: np.ndarray, vectors: np.ndarray) -> None:
     """band[k, lag] = vectors[k] . vectors[k + lag]."""
-    block = 256
+    block = 64  # larger ones compute more products outside the band
     for start in range(0, len(band), block):
         rows = min(block, len(band) - start)
         products = vectors[start : start + rows] @ vectors[start : start + rows + BAND].T

@@ -21,9 +21,7 @@ class RefinedDetector(ShotDetector):
     """A detector whose cuts are checked and completed against thumbnails. Subclasses report `cuts`."""
 
     max_s: float | None = Field(default=10.0, gt=0)  # longer shots are split into equal parts; null: never split
-    min_s: float = Field(
-        2.0, ge=0
-    )  # splitting makes no shorter parts; shorter shots are left for the selection to drop
+    min_s: float = Field(default=2.0, ge=0)  # splitting makes no shorter parts; the selection may drop shorter shots
     transitions: bool = True  # search dissolves, fades, blends and wipes; their frames belong to no shot
     stitch: bool = True  # join neighbours whose ends look alike (flashes, inserted frames, strobes, exposure jumps)
 
