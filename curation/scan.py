@@ -142,7 +142,7 @@ class Scanner:
         """The row as this run has committed it already, if Ray asks a second time."""
         if not self._ledger.has(row["listing_id"]):
             return None
-        (table,) = self._ledger.read_part(self._ledger.part_name(row["listing_id"]))
+        (table,) = self._ledger.read_part(self._ledger.part(row["listing_id"]))
         record = table.to_pylist()[0]
         return record if record["run"] == row["run"] else None
 

@@ -1,7 +1,7 @@
 """One filesystem object: a local folder or a bucket prefix, used the same way by every stage.
 
-Credentials and endpoints come from the environment, profiles or instance roles, as the fsspec driver of the scheme finds
-them (for S3: AWS_* variables or ~/.aws, and AWS_ENDPOINT_URL). None of them is ever part of a configuration or a log.
+Credentials and endpoints come from the environment, profiles or instance roles, as the fsspec driver of the scheme
+finds them (for S3: AWS_* variables or ~/.aws, and AWS_ENDPOINT_URL). None is ever part of a configuration or a log.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ TEMPORARY = ".tmp"  # holds files that are not yet under their final name; empti
 
 
 class Storage:
-    """Files below one root. Every write is whole or absent: local files are renamed into place, objects are put at once."""
+    """Files below one root. Every write is whole or absent, and replaces what had the name.
+
+    Local files are written under a temporary name, synced and renamed: what a file holds is on disk before its name is.
+    (Folders are not synced: after a power cut the last names may be missing, on a journaling filesystem the latest
+    first.) Objects are put at once or by a multipart upload that counts only when it is completed. Listings are not
+    cached, so that what other processes have written is seen.
+    """
 
     def __init__(self, root: str | Path):
         try:
-            self.fs, self.root = fsspec.url_to_fs(str(root))
+            self.fs, self.root = fsspec.url_to_fs(str(root), use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"cannot open {root}: {error}") from error
         self.root = self.root.rstrip("/")
@@ -53,37 +59,35 @@ class Storage:
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         """Sorted names (relative to the root) of the files below `folder`; empty where it does not exist."""
-        self.fs.invalidate_cache()
         found = self.fs.find(self.path(folder))
         names = (str(path)[len(self.root) + 1 :] for path in found)
         return sorted(name for name in names if name.endswith(suffix))
 
     @contextlib.contextmanager
     def open_write(self, name: str) -> Iterator[IO[bytes]]:
-        """A binary file that appears under `name` only when the block ends without an error."""
-        if not self.local:
-            file = self.fs.open(self.path(name), "wb")
-            try:
-                yield file  # type: ignore[misc]
-            except BaseException:
-                discard = getattr(file, "discard", None)
-                if discard:
-                    discard()
-                file.closed = True
-                raise
-            file.close()
-            return
-        temporary = self._temporary()
-        try:
-            with temporary.open("wb") as file:
+        """A binary file that appears under `name` only when the block ends without an error.
+
+        An upload that fails is aborted. One that is killed leaves parts that no listing shows and that a bucket's
+        lifecycle rule for incomplete uploads removes.
+        """
+        if self.local:
+            with self._placed(name) as temporary, temporary.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            self._rename(temporary, name)
-        finally:
-            temporary.unlink(missing_ok=True)
+            return
+        file = self.fs.open(self.path(name), "wb")
+        try:
+            yield file  # type: ignore[misc]
+            file.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                getattr(file, "discard", lambda: None)()
+            file.closed = True  # else it is committed when it is collected
+            raise
 
     def open_read(self, name: str) -> IO[bytes]:
+        if self.local:
+            # Not a Python file: Arrow's threads would need the interpreter to let go of it, also while that ends.
+            return pa.OSFile(self.path(name), "rb")
         return self.fs.open(self.path(name), "rb")  # type: ignore[return-value]
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -97,34 +101,54 @@ class Storage:
         return self.fs.cat_file(self.path(name))  # type: ignore[return-value]
 
     def put_file(self, source: Path, name: str) -> None:
-        """Move a finished local file into the storage."""
+        """Move a finished local file into the storage; when this returns, its content is stored."""
         if not self.local:
             self.fs.put_file(str(source), self.path(name))
             source.unlink()
             return
-        temporary = self._temporary()
-        shutil.move(source, temporary)
-        self._rename(temporary, name)
+        with self._placed(name) as temporary:
+            shutil.move(source, temporary)
+
+    def move(self, source: str, target: str) -> None:
+        """Give a file another name, in one step where it is local; an object is copied, then removed."""
+        if self.local:
+            self.local_path(target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path(source), self.path(target))
+        else:
+            self.fs.cp_file(self.path(source), self.path(target))
+            self.remove(source)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
+    def remove_folder(self, folder: str) -> None:
+        """Everything below it, if there is anything."""
+        if self.local:
+            shutil.rmtree(self.path(folder), ignore_errors=True)
+            return
+        for name in self.list(folder):
+            self.remove(name)
+
     def remove_temporary(self) -> None:
         """Drop what killed writers left half done (only the holder of the writer lock may)."""
         if self.local:
-            shutil.rmtree(self.local_path(TEMPORARY), ignore_errors=True)
+            self.remove_folder(TEMPORARY)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         with self.open_write(name) as file:
             pq.write_table(table, file, compression="zstd")
 
-    def _temporary(self) -> Path:
+    @contextlib.contextmanager
+    def _placed(self, name: str) -> Iterator[Path]:
+        """A temporary path; the file that the block puts there is synced and renamed to `name`."""
         folder = self.local_path(TEMPORARY)
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / uuid.uuid4().hex
-
-    def _rename(self, temporary: Path, name: str) -> None:
-        target = self.local_path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, target)
+        temporary = folder / uuid.uuid4().hex
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            self.move(f"{TEMPORARY}/{temporary.name}", name)
+        finally:
+            temporary.unlink(missing_ok=True)
