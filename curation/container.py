@@ -38,8 +38,8 @@ class NotVideo(ValueError):
 def open_video(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
     """Open a local file, or an open one, and choose its first real video stream (cover pictures do not count).
 
-    The codec is single-threaded. Neither opening nor decoding makes a picture of more than `max_pixels`. Raises NotVideo
-    with a reason for people.
+    The codec is single-threaded. Neither opening nor decoding makes a picture of more than `max_pixels`. Raises
+    NotVideo with a reason for people.
     """
     container, stream = _open(file, {**OPEN_OPTIONS, "max_pixels": str(max_pixels)})
     context = stream.codec_context
@@ -123,3 +123,27 @@ def frame_hash(frame: av.VideoFrame) -> int:
     for plane in visible_planes(frame):
         digest.update(np.ascontiguousarray(plane).data)
     return digest.intdigest()
+
+
+def picture_planes(
+    picture: av.VideoFrame, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y, U, V as uint8 arrays, [H, W] each (chroma at its own size); views where the format allows.
+
+    `size` (width, height): rescale to it.
+    """
+    name = picture.format.name
+    planar = name.startswith(("yuv4", "yuvj4", "yuva4")) and len(picture.planes) >= 3 and not name.endswith("be")
+    if size is not None or not planar:
+        width, height = size or (picture.width, picture.height)
+        picture = picture.reformat(width=width, height=height, format="yuv420p")
+    bits = picture.format.components[0].bits
+    planes = []
+    for plane in list(picture.planes)[:3]:
+        if bits > 8:
+            wide = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)  # type: ignore[arg-type]
+            planes.append((wide[: plane.height, : plane.width] >> (bits - 8)).astype(np.uint8))
+        else:
+            data = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
+            planes.append(data[: plane.height, : plane.width])
+    return planes[0], planes[1], planes[2]

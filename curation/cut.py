@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from curation.media.encode import encode_clips
-from curation.media.packets import MEDIA_ERRORS
+from curation.media.guard import MEDIA_ERRORS, Guard, fault
 from curation.media.remux import CannotCopy, Run, copy_clips, plan, survey
 from curation.media.verify import verify_copy
 from curation.video import Span
@@ -24,7 +24,7 @@ class CutConfig(Config):
 
     mode: Literal["copy", "encode", "none"] = "copy"  # none: no files; spans are read from the source
     audio: bool = False  # keep the sound
-    verify: Literal["ends", "full"] = "ends"  # what a copy must prove, see curation.media.verify; full decodes every frame
+    verify: Literal["ends", "full"] = "ends"  # what a copy must prove; full decodes every frame (curation.media.verify)
     # Encoder for what cannot be copied: libx264, libx265, or h264_nvenc and hevc_nvenc on an NVIDIA GPU.
     codec: Literal["libx264", "libx265", "h264_nvenc", "hevc_nvenc"] = "libx264"
     quality: int = 18  # CRF (x264, x265) or CQ (NVENC): lower is better and larger
@@ -54,17 +54,23 @@ class CutResult:
     verified: str = ""  # what was proven of a copy: ends or full; of an encoded clip: count
 
 
-def cut_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig) -> list[CutResult]:
-    """Make the clips of one file, in the order of `requests`. Never raises for what the file holds."""
+def cut_clips(
+    source: Path, requests: Sequence[CutRequest], config: CutConfig, guard: Guard | None = None
+) -> list[CutResult]:
+    """Make the clips of one file, in the order of `requests`.
+
+    Never raises for what the file holds; a full disk is an OSError.
+    """
+    guard = guard or Guard()
     if config.mode == "none":
         return [CutResult("none") for _ in requests]
     results: dict[int, CutResult] = {}
     reasons = dict.fromkeys(range(len(requests)), "configured")
     if config.mode == "copy":
-        results, reasons = _copy(source, requests, config)
+        results, reasons = _copy(source, requests, config, guard)
     if reasons:
         clips = sorted(reasons)
-        outcomes = encode_clips(source, [requests[clip] for clip in clips], config)
+        outcomes = encode_clips(source, [requests[clip] for clip in clips], config, guard)
         for clip, failure in zip(clips, outcomes, strict=True):
             if failure is None:
                 results[clip] = CutResult("encode", reasons[clip], "count")
@@ -74,28 +80,29 @@ def cut_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig) -
 
 
 def _copy(
-    source: Path, requests: Sequence[CutRequest], config: CutConfig
+    source: Path, requests: Sequence[CutRequest], config: CutConfig, guard: Guard
 ) -> tuple[dict[int, CutResult], dict[int, str]]:
     """Copy what can be copied: results of the copies, and reasons for the others."""
     runs: dict[int, Run] = {}
     reasons: dict[int, str] = {}
     try:
-        ends = [request.end_pts for request in requests]
-        surveyed = survey(source, max((end for end in ends if end is not None), default=None))
+        until = max((request.end_pts for request in requests if request.end_pts is not None), default=None)
+        surveyed = survey(source, until, max(request.span.end for request in requests), guard)
         for clip, request in enumerate(requests):
             try:
                 runs[clip] = plan(surveyed, request)
             except CannotCopy as error:
                 reasons[clip] = str(error)
         clips = list(runs)
-        failures = copy_clips(source, [requests[c] for c in clips], [runs[c] for c in clips], config.audio)
+        failures = copy_clips(source, [requests[c] for c in clips], [runs[c] for c in clips], config.audio, guard)
     except MEDIA_ERRORS as error:
-        return {}, {clip: reasons.get(clip, str(error)) for clip in range(len(requests))}
+        reason = fault(error)
+        return {}, {clip: reasons.get(clip, reason) for clip in range(len(requests))}
     reasons |= {clip: failure for clip, failure in zip(clips, failures, strict=True) if failure is not None}
     written = [clip for clip in clips if clip not in reasons]
     results: dict[int, CutResult] = {}
     for clip in written:
-        failure, checked = verify_copy(requests[clip], runs[clip], config.verify == "full")
+        failure, checked = verify_copy(requests[clip], runs[clip], config.verify == "full", guard)
         if failure is None:
             results[clip] = CutResult("copy", None, checked)
         else:

@@ -1,9 +1,13 @@
-"""The one decode of a video: frames go once through every meter; what they leave is saved as arrays. Runs in the sandbox."""
+"""The one decode of a video: frames go once through every meter, and what they leave is saved as arrays.
+
+Runs in the sandbox.
+"""
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -11,18 +15,22 @@ from typing import Any
 
 import av
 import numpy as np
+from av import logging as av_logging
 from av.container import InputContainer
+from av.error import EOFError as EndOfFile
+from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from curation.container import NotVideo, frame_hash, open_video
+from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video, picture_planes
+from curation.media.packets import NONE
 from curation.plan import MeasurePlan
 from curation.thumbnail import ThumbnailMeter
-from curation.video import Frame, Meter, Tracks, VideoInfo
+from curation.video import Frame, Meter, Span, Tracks, VideoInfo
 from orchestration.config import Config
 
 BEAT_S = 1.0
-NO_TIME = -(2**62)
+FASTEST = 240.0  # frames a second; a header that claims more does not stretch decode.max_hours
 THUMBNAILS = "thumbnails"
 
 
@@ -31,8 +39,10 @@ class DecodeConfig(Config):
 
     memory_gb: float = 6.0  # address space of one decoder process
     stall_s: float = 60.0  # a decoder that delivers no frame for so long is ended
-    max_pixels: int = 8192 * 4320  # a picture; larger videos are refused before a frame is decoded
-    max_hours: float = 24.0  # of video; what decodes longer than this is refused
+    slow_s: float = 10.0  # nor may a frame take longer on average
+    max_work_h: float = 48.0  # of work on one video; a decoder that is not done by then is ended
+    max_pixels: int = MAX_PIXELS  # a picture; larger videos are refused before a frame is decoded
+    max_hours: float = 24.0  # of video, by its frames; a longer one is refused
 
 
 class DecodeFailed(ValueError):
@@ -61,21 +71,22 @@ def decode(
 
     `send` gets {"frames": n} about once a second. Raises DecodeFailed with a reason.
     """
-    container, stream = _open(path)
+    container, stream = _open(path, config.max_pixels)
     with container:
-        context = stream.codec_context
-        if context.width * context.height > config.max_pixels:
-            raise DecodeFailed(f"too large: {context.width}x{context.height} is over decode.max_pixels")
-        context.options = {"max_pixels": str(config.max_pixels), "err_detect": "crccheck+bitstream+buffer"}
+        checks = {"max_pixels": str(config.max_pixels), "err_detect": "crccheck+bitstream+buffer"}
+        stream.codec_context.options = checks
         recording = _Recording(container, stream, plan)
-        beat = time.monotonic()
+        begun = beat = time.monotonic()
         for frame, damaged in _frames(container, stream):
             recording.add(frame, damaged)
-            if time.monotonic() - beat > BEAT_S:
-                beat = time.monotonic()
+            now = time.monotonic()
+            if now - beat > BEAT_S:
+                beat = now
                 send({"frames": recording.count})
                 if recording.hours > config.max_hours:
                     raise DecodeFailed(f"too long: over {config.max_hours:g} hours (decode.max_hours)")
+                if now - begun > config.stall_s + config.slow_s * recording.count:
+                    raise DecodeFailed(f"too slow: a frame takes over {config.slow_s:g} s (decode.slow_s)")
         return recording.save(folder)
 
 
@@ -89,9 +100,25 @@ def load_tracks(folder: Path, result: dict[str, Any]) -> Tracks:
     return Tracks(info, frames["times"], result["end_time"], frames["damaged"], {**meters, "frames": frames})
 
 
-def _open(path: str | Path) -> tuple[InputContainer, VideoStream]:
+def span_pts(frames: Mapping[str, np.ndarray], span: Span, end_pts: int | None = None) -> tuple[int | None, int | None]:
+    """Timestamps at which a span begins and ends, from the meter "frames", or (None, None).
+
+    A span has them where each of its frames has one and they ascend; what the rest of the file has does not matter.
+    `end_pts`: when the file's last frame ends.
+    """
+    pts = np.asarray(frames["pts"][span.start : span.end + 1])
+    own = pts[: span.end - span.start]
+    if not len(own) or (own == NONE).any() or (np.diff(own) <= 0).any():
+        return None, None
+    following = int(pts[-1]) if len(pts) > len(own) else end_pts
+    if following is None or following <= own[-1]:  # the clock starts anew there
+        following = int(own[-1]) + max(1, round(float(np.median(np.diff(own))) if len(own) > 1 else 1))
+    return int(own[0]), following
+
+
+def _open(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
     try:
-        return open_video(path)
+        return open_video(path, max_pixels)
     except NotVideo as error:
         raise DecodeFailed(str(error)) from error
 
@@ -99,40 +126,51 @@ def _open(path: str | Path) -> tuple[InputContainer, VideoStream]:
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Frames in presentation order with whether they are damaged.
 
-    libav conceals errors and goes on; the signs are what it logs and frames that it marks. From a sign on, every frame up
-    to the next keyframe may hold the damage, so all of them count.
+    libav conceals errors and goes on; the signs are what it logs and frames that it marks. From a sign on, every frame
+    up to the next keyframe may hold the damage, so all of them count.
     """
-    av.logging.set_level(av.logging.ERROR)
+    av_logging.set_level(av_logging.ERROR)
     tainted_since: int | None = None
-    with av.logging.Capture() as complaints:
+    shown = NONE  # timestamp of the picture before
+    with av_logging.Capture() as complaints:
         packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 break
-            except av.FFmpegError as error:
-                complaints.append((av.logging.ERROR, "demuxer", str(error)))
+            except FFmpegError as error:
+                _enough_memory(error)
+                complaints.append((av_logging.ERROR, "demuxer", str(error)))
                 packet = None
             pictures: list[av.VideoFrame] = []
             try:
                 pictures = stream.codec_context.decode(packet if packet is not None and packet.size else None)
-            except av.FFmpegError as error:
-                if not isinstance(error, av.EOFError):
-                    complaints.append((av.logging.ERROR, "decoder", str(error)))
+            except FFmpegError as error:
+                _enough_memory(error)
+                if not isinstance(error, EndOfFile):
+                    complaints.append((av_logging.ERROR, "decoder", str(error)))
             if complaints or (packet is not None and packet.is_corrupt):
                 complaints.clear()
                 at = packet.pts if packet is not None and packet.pts is not None else None
-                tainted_since = at if at is not None else NO_TIME
+                tainted_since = at if at is not None else NONE
             for picture in pictures:
+                if tainted_since is not None and picture.pts is not None and picture.pts < min(shown, tainted_since):
+                    tainted_since = NONE  # the file's clock starts anew: any later keyframe is after the damage
+                shown = shown if picture.pts is None else picture.pts
                 if picture.is_corrupt and tainted_since is None:
-                    tainted_since = picture.pts if picture.pts is not None else NO_TIME
+                    tainted_since = picture.pts if picture.pts is not None else NONE
                 elif tainted_since is not None and picture.key_frame and not picture.is_corrupt:
-                    if picture.pts is None or picture.pts > tainted_since:
-                        tainted_since = None
+                    after = picture.pts is None or picture.pts > tainted_since
+                    tainted_since = None if after else tainted_since
                 yield picture, tainted_since is not None
             if packet is None or packet.size == 0:
                 break
+
+
+def _enough_memory(error: FFmpegError) -> None:
+    if error.errno == errno.ENOMEM:
+        raise MemoryError from error
 
 
 class _Recording:
@@ -142,7 +180,8 @@ class _Recording:
         self._container, self._stream, self._plan = container, stream, plan
         self._info: VideoInfo | None = None
         self._meters: dict[str, Meter] = {}
-        self._pts: list[int | None] = []
+        self._pts: list[int] = []  # NONE where a frame has no timestamp
+        self._ticks: list[float] = []  # the same as a clock that only goes forward, from 0
         self._hashes: list[int] = []
         self._damaged: list[bool] = []
         self._bidirectional: list[bool] = []
@@ -152,6 +191,7 @@ class _Recording:
         self._format = ""
         self._time_base = Fraction(stream.time_base or Fraction(1, 1000))
         self._fps = float(stream.average_rate or stream.guessed_rate or 25)
+        self._step = 1 / (self._fps * float(self._time_base))  # in ticks
 
     @property
     def count(self) -> int:
@@ -159,7 +199,7 @@ class _Recording:
 
     @property
     def hours(self) -> float:
-        return self.count / self._fps / 3600
+        return self.count / min(max(self._fps, 1.0), FASTEST) / 3600
 
     def add(self, picture: av.VideoFrame, damaged: bool) -> None:
         if self._info is None:
@@ -167,14 +207,12 @@ class _Recording:
             self._size, self._format = (picture.width, picture.height), picture.format.name
             self._meters = {**self._plan.meters(self._info), THUMBNAILS: ThumbnailMeter()}
         changed = (picture.width, picture.height) != self._size or picture.format.name != self._format
-        first = next((pts for pts in self._pts if pts is not None), picture.pts)
-        known = picture.pts is not None and first is not None
-        seconds = float((picture.pts - first) * self._time_base) if known else self.count / self._fps
+        self._tick(NONE if picture.pts is None else picture.pts)
+        seconds = float(self._ticks[-1] * self._time_base)
         planes = picture_planes(picture, self._size if changed else None)
         frame = Frame(self.count, seconds, planes, self._info, bool(picture.interlaced_frame))
         for meter in self._meters.values():
             meter.see(frame)
-        self._pts.append(picture.pts)
         self._hashes.append(frame_hash(picture))
         # A change of size or format inside a stream: no clip may span it.
         self._damaged.append(damaged or changed)
@@ -187,21 +225,30 @@ class _Recording:
         self._interlaced += bool(picture.interlaced_frame)
         self._last_duration = picture.duration or 0
 
+    def _tick(self, pts: int) -> None:
+        """Where timestamps are missing or go back, the clock takes a step of the frame rate."""
+        now = 0.0
+        if self._ticks:
+            known = pts != NONE and NONE != self._pts[-1] < pts
+            now = self._ticks[-1] + (pts - self._pts[-1] if known else self._step)
+        self._ticks.append(now)
+        self._pts.append(pts)
+
     def save(self, folder: Path) -> dict[str, Any]:
         if self._info is None:
             raise DecodeFailed("damaged: no frame could be decoded")
-        times, pts = self._clock()
-        step = (times[-1] - times[0]) / max(1, len(times) - 1) if len(times) > 1 else 1 / self._fps
-        last = float(self._last_duration * self._time_base) if self._last_duration and pts is not None else step
+        times = np.array(self._ticks, np.float64) * float(self._time_base)
+        mean = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / self._fps
+        last = float(self._last_duration * self._time_base) or mean
         end_pts = None
-        if pts is not None:
-            end_pts = int(pts[-1]) + max(1, round(last / float(self._time_base)))
+        if self._pts[-1] != NONE:
+            end_pts = self._pts[-1] + max(1, round(last / float(self._time_base)))
         saved = {name: meter.finish() for name, meter in self._meters.items()}
         saved["frames"] = {
             "times": times,
             "hashes": np.array(self._hashes, np.uint64),
             "damaged": np.array(self._damaged, bool),
-            **({"pts": pts} if pts is not None else {}),
+            "pts": np.array(self._pts, np.int64),
         }
         for name, arrays in saved.items():
             for key, array in arrays.items():
@@ -210,42 +257,10 @@ class _Recording:
         return {
             "info": info,
             "meters": {name: list(arrays) for name, arrays in saved.items()},
-            "end_time": float(times[-1]) + (last or 1 / self._fps),
+            "end_time": float(times[-1]) + last,
             "end_pts": end_pts,
             "frames_promised": self._stream.frames or None,
         }
-
-    def _clock(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Seconds of each frame, and timestamps, which are null unless every frame has one and they ascend."""
-        if all(pts is not None for pts in self._pts):
-            pts = np.array(self._pts, np.int64)
-            if len(pts) < 2 or bool((np.diff(pts) > 0).all()):
-                return (pts - pts[0]) * float(self._time_base), pts
-        return np.arange(self.count) / self._fps, None
-
-
-def picture_planes(
-    picture: av.VideoFrame, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Y, U, V as uint8 arrays, [H, W] each (chroma at its own size); views where the format allows.
-
-    `size` (width, height): rescale to it.
-    """
-    name = picture.format.name
-    planar = name.startswith(("yuv4", "yuvj4", "yuva4")) and len(picture.planes) >= 3 and not name.endswith("be")
-    if size is not None or not planar:
-        width, height = size or (picture.width, picture.height)
-        picture = picture.reformat(width=width, height=height, format="yuv420p")
-    bits = picture.format.components[0].bits
-    planes = []
-    for plane in list(picture.planes)[:3]:
-        if bits > 8:
-            wide = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)  # type: ignore[arg-type]
-            planes.append((wide[: plane.height, : plane.width] >> (bits - 8)).astype(np.uint8))
-        else:
-            data = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
-            planes.append(data[: plane.height, : plane.width])
-    return planes[0], planes[1], planes[2]
 
 
 def _video_info(container: InputContainer, stream: VideoStream, picture: av.VideoFrame, fps: float) -> VideoInfo:

@@ -22,8 +22,9 @@ from orchestration.errors import ConfigError
 from orchestration.storage import Storage
 
 PROBES = 24  # files that are opened to learn durations
-TRIALS = 3  # files that are decoded to learn the speed
-SMALL = 300e6  # bytes; a trial does not fetch more than this
+FETCH = 300e6  # bytes; no larger file is opened
+TRIAL = 100e6  # bytes; no larger file is decoded to learn the speed
+TRIALS = (0.1, 0.5, 0.9)  # which files are decoded, of the opened ones by size
 
 
 @dataclass
@@ -69,9 +70,17 @@ def estimate(config: CurateConfig, console: Console) -> Estimate:
             chosen[place] = item
     if not files and not known:
         raise ConfigError(f"input {config.input} holds no file")
-    workers = config.ray.workers or len(os.sched_getaffinity(0))
+    workers = config.ray.workers or _processors()
     hours, seconds, probed = _measure(config, chosen, size, console)
     return Estimate(files, size, known, hours, seconds and seconds / workers, workers, probed)
+
+
+def _processors() -> int:
+    """Those this process may use; not every system tells."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Console):
@@ -81,13 +90,16 @@ def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Con
     probed = 0
     try:
         with tempfile.TemporaryDirectory(dir=config.scratch) as folder, console.status("Opening a few files"):
-            for item in sorted((item for item in chosen if 0 < item.bytes < SMALL), key=lambda item: item.bytes):
+            by_size = sorted((item for item in chosen if 0 < item.bytes < FETCH), key=lambda item: item.bytes)
+            small = [item for item in by_size if item.bytes < TRIAL] or by_size[:1]
+            trials = {small[int(share * len(small))] for share in TRIALS if small}
+            for item in by_size:
                 try:
                     started = time.monotonic()
                     with fetched(item.uri, Path(folder), lambda: None) as (path, _):
                         facts = sandbox.run("probe", path=str(path))
                         hours += (facts["duration_s"] or 0) / 3600
-                        if probed < TRIALS:
+                        if item in trials:
                             arrays = {"folder": folder, "config": config.decode.model_dump(mode="json")}
                             plan = config.plan.model_dump(mode="json")
                             sandbox.run("decode", path=str(path), plan=plan, **arrays)

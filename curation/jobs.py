@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,8 +11,12 @@ import cv2
 import numpy as np
 
 from curation import decode as decoding
+from curation.container import MAX_PIXELS
 from curation.cut import CutConfig, CutRequest, cut_clips
+from curation.media.guard import Guard
 from curation.plan import MeasurePlan
+from curation.read import read_clip
+from curation.report import previews
 from curation.scorers import AnyScorer
 from curation.shots.adaptive import Adaptive
 from curation.thumbnail import ThumbnailMeter
@@ -43,10 +48,19 @@ def decode(send: Any, path: str, folder: str, config: dict[str, Any], plan: dict
     return decoding.decode(Path(path), Path(folder), settings, MeasurePlan.model_validate(plan), send)
 
 
-def cut(send: Any, path: str, config: dict[str, Any], requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def cut(
+    send: Any, path: str, config: dict[str, Any], requests: list[dict[str, Any]], max_pixels: int = MAX_PIXELS
+) -> list[dict[str, Any]]:
     cv2.setNumThreads(1)
     wanted = [
         CutRequest(**{**request, "span": Span(*request["span"]), "target": Path(request["target"])})
         for request in requests
     ]
-    return [asdict(result) for result in cut_clips(Path(path), wanted, CutConfig.model_validate(config))]
+    results = cut_clips(Path(path), wanted, CutConfig.model_validate(config), Guard(send, max_pixels))
+    return [asdict(result) for result in results]
+
+
+def preview(send: Any, row: dict[str, Any], root: str, target: str) -> None:
+    """Writes what report.previews.preview makes of a clip to `target`."""
+    cv2.setNumThreads(1)
+    Path(target).write_bytes(previews.preview(row, partial(read_clip, root=root)))

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import av
-import fsspec
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.filter import Graph
-from av.stream import Disposition
 from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
-from curation.container import OPEN_OPTIONS, NotVideo, frame_hash, open_video
+from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video
+from curation.fetch import open_source
 from curation.media.packets import NONE, decode_packets, linear_frames, packet_table
 from curation.media.pixels import View
 from orchestration.storage import Storage
@@ -100,7 +99,7 @@ def _located(row: Mapping[str, Any], root: str) -> Iterator[str | IO[bytes]]:
         storage = Storage(root or ".")
         filesystem, path = storage.fs, storage.path(row["media"])
     else:
-        filesystem, path = fsspec.url_to_fs(str(row["uri"]))
+        filesystem, path = open_source(str(row["uri"]))
     if isinstance(filesystem, LocalFileSystem):
         yield path
         return
@@ -112,7 +111,9 @@ def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], leng
     if _for_decord(row):
         _read_decord(file, wanted, length, take)
         return
-    container, stream = _open(file)
+    # A picture is no larger than the scan found; decoders round sizes up.
+    pixels = max(MAX_PIXELS, ((row.get("width") or 0) + 128) * ((row.get("height") or 0) + 128))
+    container, stream = open_video(file, pixels)
     with container:
         if row.get("interlaced"):  # a field's missing lines come from the frames before and after
             take = Deinterlacer(stream, wanted, take)
@@ -123,28 +124,13 @@ def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], leng
         elif row.get("start_pts") is not None and row.get("end_pts") is not None:
             done = _read_span(row, container, stream, wanted, length, take)
     if not done:
-        container, stream = _open(file)
+        container, stream = open_video(file, pixels)
         with container:
             if isinstance(take, Deinterlacer):
                 take.restart()
             _read_linear(container, stream, 0 if row.get("media") else int(row["start_frame"]), length, take)
     if isinstance(take, Deinterlacer):
         take.finish()
-
-
-def _open(file: str | IO[bytes]) -> tuple[InputContainer, VideoStream]:
-    """Like container.open_video, for open files as well: same formats, same choice of stream."""
-    if isinstance(file, str):
-        return open_video(file)
-    file.seek(0)
-    container = av.open(file, "r", options=OPEN_OPTIONS, metadata_errors="replace")
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams or streams[0].codec_context is None:
-        container.close()
-        raise NotVideo("no video stream that can be decoded")
-    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default))
-    stream.codec_context.thread_count = 1
-    return container, stream
 
 
 def _read_packets(
@@ -284,5 +270,6 @@ def _complaint(row: Mapping[str, Any], root: str, text: str) -> str:
     name = row.get("clip_id")
     if row.get("media"):
         where = f"{row['media']} in {root or '.'}"
-        return f"clip {name}: cannot read {where}: {text}; delete the file and run `rushes curate` to cut it anew"
+        way = "restore the file from a copy of the dataset, or read the clip from its source: give the row media=None"
+        return f"clip {name}: cannot read {where}: {text}; {way}"
     return f"clip {name}: cannot read frames {row['start_frame']} to {row['end_frame']} of {row['uri']}: {text}"

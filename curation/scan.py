@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import xxhash
 
 from curation.config import CurateConfig
 from curation.cut import CutConfig
 from curation.dataset.records import clip_schema, scans, token
-from curation.decode import THUMBNAILS, load_tracks
+from curation.decode import THUMBNAILS, load_tracks, span_pts
 from curation.fetch import FetchFailed, fetched
+from curation.ingest import UNREADABLE
+from curation.media.verify import frames_hash
 from curation.plan import MeasurePlan
 from curation.rules.overrides import Overrides
 from curation.sandbox import JobFailed, Sandbox
@@ -59,7 +59,7 @@ class Desk:
     def __init__(self, config: CurateConfig, scratch: str):
         self.config = config
         self.storage = Storage(config.output)
-        self.sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s)
+        self.sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s, config.decode.max_work_h)
         self._scratch = Path(scratch)
 
     @contextlib.contextmanager
@@ -106,6 +106,7 @@ class Desk:
             path=str(source),
             config=config.model_dump(mode="json"),
             requests=requests,
+            max_pixels=self.config.decode.max_pixels,
         )
         for clip, request, result in zip(clips, requests, results, strict=True):
             made = result["cut"] != "none"
@@ -157,8 +158,8 @@ class Scanner:
         }
         clock = _Clock(record)
         try:
-            if row["version"] == "missing":
-                raise Failed("cannot be read: it is not there")
+            if row["version"].startswith(UNREADABLE):
+                raise Failed(row["version"])
             if row["bytes"] == 0:
                 raise Failed("empty file")
             with fetched(row["uri"], folder, beat) as (path, video_id):
@@ -211,8 +212,8 @@ class Scanner:
     def _clip(self, record: dict[str, Any], tracks: Tracks, span: Span, last_pts: int | None) -> dict[str, Any]:
         video_id, frames = record["video_id"], tracks.meters["frames"]
         start_s, end_s = tracks.seconds(span)
-        hashes, pts = frames["hashes"][span.start : span.end], frames.get("pts")
-        end_pts = None if pts is None else int(pts[span.end]) if span.end < tracks.frames else last_pts
+        hashes = frames["hashes"][span.start : span.end]
+        start_pts, end_pts = span_pts(frames, span, last_pts)
         return {
             "clip_id": clip_id(video_id, *span),
             "video_id": video_id,
@@ -221,13 +222,13 @@ class Scanner:
             "start_s": start_s,
             "end_s": end_s,
             "duration_s": end_s - start_s,
-            "start_pts": None if pts is None else int(pts[span.start]),
+            "start_pts": start_pts,
             "end_pts": end_pts,
             "decode_errors": int(tracks.damaged[span.start : span.end].sum()),
             "video_errors": record["decode_errors"],
             "first_hash": int(hashes[0]),
             "last_hash": int(hashes[-1]),
-            "frames_hash": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(hashes, "<u8").tobytes()),
+            "frames_hash": frames_hash(hashes),
             "cut": "none",
             "thumbnail": thumbnail(tracks.meters[THUMBNAILS], span),
             **self._config.plan.score(tracks, span),

@@ -199,7 +199,7 @@ def test_no_cut_and_no_video(samples, tmp_path):
     assert "not a video" in (result.reason or "")
     beyond = replace(request, span=type(request.span)(10_000, 10_010), start_pts=None)
     result = cut_clips(samples / "bikes.mp4", [beyond], CutConfig())[0]
-    assert result.reason == "the source has no timestamps; the file ended before the clip"
+    assert result.reason == "its frames' timestamps are missing or do not ascend; the file ended before the clip"
     assert not request.target.exists()
 
 

@@ -208,7 +208,7 @@ def test_errors_name_the_clip_and_the_way_out(open_gop, tmp_path):
         read_clip(row, 11)
     with pytest.raises(ValueError, match="asked of a clip that has 0 to 9"):
         read_clip(row, [3, 10])
-    with pytest.raises(ClipUnreadable, match=r"clip abc-1: cannot read gone\.mp4 in .*rushes curate"):
+    with pytest.raises(ClipUnreadable, match=r"clip abc-1: cannot read gone\.mp4 in .*give the row media=None"):
         read_clip(row | {"media": "gone.mp4"}, root=str(tmp_path))
     with pytest.raises(ClipUnreadable, match="clip abc-1: cannot read frames 10 to 20 of "):
         read_clip(row | {"uri": str(tmp_path / "gone.mp4")})

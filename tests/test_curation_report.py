@@ -30,7 +30,7 @@ MADE = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
 QUICK = Amounts(preview_seconds=0)
 
 
-def no_reader(row, frames, size) -> np.ndarray:
+def no_maker(row) -> bytes:
     raise FileNotFoundError(row["uri"])
 
 
@@ -225,9 +225,9 @@ def test_real_clips_get_previews_and_others_say_why_not(tmp_path: Path, samples:
         str(n): {"clip_id": str(n), "uri": "gone", "start_frame": 0, "end_frame": 9, "start_s": 0, "end_s": 1}
         for n in (1, 2)
     }
-    made = make_previews(rows, no_reader, seconds=10, max_bytes=1000)
+    made = make_previews(rows, no_maker, seconds=10, max_bytes=1000)
     assert made.reasons["1"].startswith("FileNotFoundError")
-    late = make_previews(rows, no_reader, seconds=-1, max_bytes=1000)
+    late = make_previews(rows, no_maker, seconds=-1, max_bytes=1000)
     assert "used up" in late.reasons["2"]
 
 

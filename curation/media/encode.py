@@ -6,6 +6,7 @@ Each frame that begins or ends a clip must have the scan's hash: what is encoded
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,10 +20,11 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from curation.container import NotVideo, frame_hash, open_video
+from curation.container import NotVideo, frame_hash
 from curation.media.audio import AudioDecoder, AudioTrack, open_audio
+from curation.media.guard import MEDIA_ERRORS, Guard, fault
 from curation.media.mp4 import trim_edits
-from curation.media.packets import MEDIA_ERRORS, linear_frames
+from curation.media.packets import linear_frames
 from curation.media.pixels import MATRICES, matrix_of
 from curation.media.remux import RECENT, movie_options
 from curation.media.verify import frames_hash
@@ -37,17 +39,20 @@ class CannotEncode(ValueError):
     """Why a clip could not be encoded."""
 
 
-def encode_clips(source: Path, requests: Sequence[CutRequest], config: CutConfig) -> list[str | None]:
+def encode_clips(
+    source: Path, requests: Sequence[CutRequest], config: CutConfig, guard: Guard | None = None
+) -> list[str | None]:
     """Encode the spans to their targets. Returns, for each, why it failed (no file is left); None where it is there."""
+    guard = guard or Guard()
     try:
-        container, video = open_video(source)
+        container, video = guard.open(source)
     except NotVideo as error:
         return [str(error)] * len(requests)
     with container:
         sound = container.streams.best("audio") if config.audio else None
-        wanted = _Wanted(video, sound if isinstance(sound, AudioStream) else None, requests, config)
-        packets = container.demux([s for s in (video, wanted.sound) if s is not None])
-        for index, frame in enumerate(linear_frames(video, packets, wanted.hear)):
+        wanted = _Wanted(video, sound if isinstance(sound, AudioStream) else None, requests, config, guard)
+        packets = guard.watch(container.demux([s for s in (video, wanted.sound) if s is not None]))
+        for index, frame in enumerate(guard.watch(linear_frames(video, packets, wanted.hear))):
             if not wanted.add(index, frame):
                 break
         return wanted.finish()
@@ -57,9 +62,14 @@ class _Wanted:
     """The clips of a file while its frames go by."""
 
     def __init__(
-        self, video: VideoStream, sound: AudioStream | None, requests: Sequence[CutRequest], config: CutConfig
+        self,
+        video: VideoStream,
+        sound: AudioStream | None,
+        requests: Sequence[CutRequest],
+        config: CutConfig,
+        guard: Guard,
     ):
-        self.video, self.sound, self.requests, self.config = video, sound, requests, config
+        self.video, self.sound, self.requests, self.config, self.guard = video, sound, requests, config, guard
         self.reasons: list[str | None] = ["the file ended before the clip"] * len(requests)
         self.waiting = sorted(range(len(requests)), key=lambda clip: requests[clip].span.start)
         self.open: dict[int, ClipEncoder] = {}
@@ -99,10 +109,11 @@ class _Wanted:
 
     def _start(self, clip: int, frame: av.VideoFrame) -> None:
         try:
-            encoder = ClipEncoder(self.requests[clip], self.config, self.video, frame, self.sound, self.decode)
+            facts = (self.requests[clip], self.config, self.video, frame, self.sound, self.decode, self.guard)
+            encoder = ClipEncoder(*facts)
         except MEDIA_ERRORS as error:
             self.requests[clip].target.unlink(missing_ok=True)
-            self.reasons[clip] = f"{self.config.codec} cannot encode it ({getattr(error, 'strerror', None) or error})"
+            self.reasons[clip] = f"{self.config.codec} cannot encode it ({fault(error)})"
             return
         self.open[clip] = encoder
         for packet in self.recent:
@@ -120,9 +131,8 @@ class _Wanted:
             action(self.open[clip])
         except MEDIA_ERRORS as error:
             self.open.pop(clip).abort()
-            text = getattr(error, "strerror", None) or str(error)
             failed = isinstance(error, CannotEncode)
-            self.reasons[clip] = text if failed else f"{self.config.codec} cannot encode it ({text})"
+            self.reasons[clip] = str(error) if failed else f"{self.config.codec} cannot encode it ({fault(error)})"
 
 
 class ClipEncoder:
@@ -136,8 +146,9 @@ class ClipEncoder:
         frame: av.VideoFrame,
         sound: AudioStream | None,
         decode: AudioDecoder,
+        guard: Guard,
     ):
-        self.request, self.config = request, config
+        self.request, self.config, self.guard, self.begun = request, config, guard, time.monotonic()
         self.count, self.time, self.hashes = 0, -1, []
         rate = video.average_rate or video.guessed_rate or Fraction(25)
         self.timed = request.start_pts is not None and request.end_pts is not None and video.time_base is not None
@@ -196,8 +207,8 @@ class ClipEncoder:
             if self.hashes[-1] != expected:
                 number = self.request.span.start + self.count
                 raise CannotEncode(f"the source's frame {number} is not the one that was scanned")
-        time = self.count if pts is None or not self.timed else pts - (self.request.start_pts or 0)
-        self.time = max(self.time + 1, time)  # encoders want ascending times
+        place = self.count if pts is None or not self.timed else pts - (self.request.start_pts or 0)
+        self.time = max(self.time + 1, place)  # encoders want ascending times
         picture = self.picture.convert(frame)
         picture.pts, picture.time_base = self.time, self.time_base
         picture.pict_type = 0  # else the encoder repeats the source's choice of key and B frames
@@ -207,13 +218,15 @@ class ClipEncoder:
     def close(self) -> None:
         if self.config.verify == "full" and frames_hash(self.hashes) != self.request.frames_hash:
             raise CannotEncode("the source's frames are not those that were scanned")
+        self.guard.patience(time.monotonic() - self.begun)  # the pictures that it still holds cost no more than all
         self.output.mux(self.stream.encode(None))
         if self.sound is not None:
             self.sound.finish()
+        self.guard.rewrites(self.request.target)  # the muxer moves everything to put the index in front
         self.output.close()
         trim_edits(self.request.target, max(self._length(), self.time + 1) * self.time_base)
         with av.open(str(self.request.target)) as written:
-            shown = sum(1 for p in written.demux(video=0) if p.size and not p.is_discard)
+            shown = sum(1 for p in self.guard.watch(written.demux(video=0)) if p.size and not p.is_discard)
         if shown != self.count:
             raise CannotEncode(f"the encoded clip shows {shown} frames for {self.count}")
 

@@ -13,9 +13,6 @@ from av.video.stream import VideoStream
 
 NONE = np.iinfo(np.int64).min  # a timestamp that is not there
 
-# What libav, the muxer and odd timestamps raise; anything else is a fault of ours.
-MEDIA_ERRORS = (FFmpegError, ValueError, OSError, ArithmeticError)
-
 
 @dataclass(frozen=True)
 class PacketTable:
@@ -77,10 +74,12 @@ def decode_packets(
     wanted: Iterable[int],
     take: Callable[[int, av.VideoFrame], None],
     skip: str = "DEFAULT",
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Decode as few packets as the frames of the packets `wanted` need; each goes to `take` with its packet's number.
 
-    Frames are told apart by their timestamps. `skip`: what the decoder may leave out of the frames not wanted.
+    Frames are told apart by their timestamps. `skip`: what the decoder may leave out of the frames not wanted. `beat`
+    is called for every packet.
     """
     context = stream.codec_context
     by_time = {int(table.pts[number]): number for number in wanted}
@@ -102,6 +101,7 @@ def decode_packets(
         while position <= number:
             context.skip_frame = "DEFAULT" if int(table.pts[position]) in by_time else skip  # type: ignore[assignment]
             feed(packets[position])
+            beat()
             position += 1
     context.skip_frame = "DEFAULT"
     feed(None)

@@ -21,10 +21,10 @@ from av.error import FFmpegError
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from curation.container import open_video
 from curation.media.audio import AudioDecoder, AudioTrack, open_audio
+from curation.media.guard import MEDIA_ERRORS, Guard, fault
 from curation.media.mp4 import trim_edits
-from curation.media.packets import MEDIA_ERRORS, NONE, PacketTable, decode_times, packet_table
+from curation.media.packets import NONE, PacketTable, decode_times, packet_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,12 +63,13 @@ class Survey:
     timed: bool  # the container stores when each picture is shown; else libav guesses from the order of decoding
 
 
-def survey(source: Path, until: int | None = None) -> Survey:
-    """Read a file's packet headers, to its end or the timestamp `until`; nothing is decoded.
+def survey(source: Path, until: int | None = None, frames: int = 0, guard: Guard | None = None) -> Survey:
+    """Read a file's packet headers, to its end or to `until`, but not less than `frames`; nothing is decoded.
 
-    Raises NotVideo, CannotCopy.
+    `until` is a timestamp. Raises NotVideo, CannotCopy.
     """
-    container, stream = open_video(source)
+    guard = guard or Guard()
+    container, stream = guard.open(source)
     with container:
         for other in container.streams:
             if other is not stream:
@@ -77,17 +78,18 @@ def survey(source: Path, until: int | None = None) -> Survey:
             raise CannotCopy("the source has no time base")
         try:
             timed = any(name in TIMED for name in container.format.name.split(","))
-            return Survey(packet_table(_before(container.demux(stream), until)), stream.time_base, timed)
+            packets = guard.watch(_before(container.demux(stream), until, frames))
+            return Survey(packet_table(packets), stream.time_base, timed)
         except FFmpegError as error:
-            raise CannotCopy(f"the packets cannot be read ({error.strerror})") from error
+            raise CannotCopy(f"the packets cannot be read ({fault(error)})") from error
 
 
-def _before(packets: Iterable[av.Packet], until: int | None) -> Iterator[av.Packet]:
-    """Packets that may be shown before `until`; a clock that jumps for a moment does not end them."""
+def _before(packets: Iterable[av.Packet], until: int | None, frames: int) -> Iterator[av.Packet]:
+    """Packets that may be shown before `until`; a clock that jumps does not end them."""
     late = 0
-    for packet in packets:
+    for index, packet in enumerate(packets):
         late = late + 1 if until is not None and packet.dts is not None and packet.dts >= until else 0
-        if late > RECENT:
+        if late > RECENT and index > frames + RECENT:
             return
         yield packet
 
@@ -96,9 +98,9 @@ def plan(source: Survey, request: CutRequest) -> Run:
     """Choose the packets of a clip. Raises CannotCopy with the reason."""
     table = source.table
     if request.start_pts is None or request.end_pts is None:
-        raise CannotCopy("the source has no timestamps")
+        raise CannotCopy("its frames' timestamps are missing or do not ascend")
     inside = (table.pts >= request.start_pts) & (table.pts < request.end_pts) & (table.pts != NONE) & table.shown
-    index = np.flatnonzero(inside)
+    index = _one_time(table, np.flatnonzero(inside), request.span.start)
     if not len(index):
         raise CannotCopy("no packet has the timestamps of its frames")
     start = int(index[np.argmin(table.pts[index])])
@@ -120,6 +122,16 @@ def plan(source: Survey, request: CutRequest) -> Run:
     return Run(first, last, pts - zero, dts - zero, plain, length, source.time_base)
 
 
+def _one_time(table: PacketTable, index: np.ndarray, frame: int) -> np.ndarray:
+    """Of packets with a span's timestamps, those near decoded frame `frame`: a clock that starts anew repeats them."""
+    known = np.where(table.dts != NONE, table.dts, table.pts)
+    clock = np.cumsum(np.diff(known, prepend=known[:1]) < 0)[index]
+    if (table.dts == NONE).any() or not len(index) or clock[0] == clock[-1]:
+        return index
+    place = np.cumsum(table.shown)[index]  # of each packet's frame in the file, but for reordering
+    return index[clock == clock[np.argmin(np.abs(place - frame))]]
+
+
 def movie_options(time_base: Fraction) -> dict[str, str]:
     """Muxer options under which the stream's times are whole ticks of the track and of the movie's edit list."""
     scale = time_base.denominator * max(1, -(-90000 // time_base.denominator))
@@ -130,9 +142,15 @@ class Remuxer:
     """Writes one clip's packets to a file, in the order in which they come from the demuxer."""
 
     def __init__(
-        self, run: Run, request: CutRequest, video: VideoStream, audio: AudioStream | None, decode: AudioDecoder
+        self,
+        run: Run,
+        request: CutRequest,
+        video: VideoStream,
+        audio: AudioStream | None,
+        decode: AudioDecoder,
+        guard: Guard,
     ):
-        self.run, self.target = run, request.target
+        self.run, self.target, self.guard = run, request.target, guard
         self.output = av.open(str(self.target), "w", format="mp4", options=movie_options(run.time_base))
         try:
             self.video = self.output.add_stream_from_template(video, opaque=True)
@@ -161,6 +179,7 @@ class Remuxer:
     def close(self) -> None:
         if self.audio is not None:
             self.audio.finish()
+        self.guard.rewrites(self.target)  # the muxer moves everything to put the index in front
         self.output.close()
         trim_edits(self.target, self.run.length * self.run.time_base)
 
@@ -170,30 +189,37 @@ class Remuxer:
         self.target.unlink(missing_ok=True)
 
 
-def copy_clips(source: Path, requests: Sequence[CutRequest], runs: Sequence[Run], audio: bool) -> list[str | None]:
+def copy_clips(
+    source: Path, requests: Sequence[CutRequest], runs: Sequence[Run], audio: bool, guard: Guard | None = None
+) -> list[str | None]:
     """Write all runs in one pass over the source. Returns, for each, why it failed; None where the file is there.
 
     A file that failed is removed.
     """
-    container, video = open_video(source)
+    guard = guard or Guard()
+    container, video = guard.open(source)
     with container:
         best = container.streams.best("audio") if audio else None
         sound = best if isinstance(best, AudioStream) else None
         for other in container.streams:
             if other is not video and other is not sound:
                 other.discard = Discard.all
-        return _Pass(video, sound, requests, runs).through(
-            container.demux([s for s in (video, sound) if s is not None])  # type: ignore[arg-type]
-        )
+        packets = container.demux([s for s in (video, sound) if s is not None])  # type: ignore[arg-type]
+        return _Pass(video, sound, requests, runs, guard).through(guard.watch(packets))
 
 
 class _Pass:
     """One pass of a file's packets past the clips that want them."""
 
     def __init__(
-        self, video: VideoStream, sound: AudioStream | None, requests: Sequence[CutRequest], runs: Sequence[Run]
+        self,
+        video: VideoStream,
+        sound: AudioStream | None,
+        requests: Sequence[CutRequest],
+        runs: Sequence[Run],
+        guard: Guard,
     ):
-        self.video, self.sound, self.requests, self.runs = video, sound, requests, runs
+        self.video, self.sound, self.requests, self.runs, self.guard = video, sound, requests, runs, guard
         self.reasons: list[str | None] = ["the file ended before the clip"] * len(runs)
         self.open: dict[int, Remuxer] = {}
         self.decode = AudioDecoder()
@@ -218,7 +244,7 @@ class _Pass:
                     break
         except FFmpegError as error:
             for clip in {*self.open, *self.waiting}:
-                self.reasons[clip] = f"the packets cannot be read ({error.strerror})"
+                self.reasons[clip] = f"the packets cannot be read ({fault(error)})"
         for clip in list(self.open):
             if index > self.runs[clip].last:
                 self._finish(clip)
@@ -231,11 +257,11 @@ class _Pass:
             clip = self.waiting.pop(0)
             request, run = self.requests[clip], self.runs[clip]
             try:
-                self.open[clip] = Remuxer(run, request, self.video, self.sound, self.decode)
+                self.open[clip] = Remuxer(run, request, self.video, self.sound, self.decode, self.guard)
                 for packet in self.recent:
                     self._guard(clip, lambda mux, p=packet: mux.audio.add(p) if mux.audio else None)
             except MEDIA_ERRORS as error:
-                self.reasons[clip] = str(error)
+                self.reasons[clip] = fault(error)
 
     def _sound(self, packet: av.Packet) -> None:
         self.recent.append(packet)
@@ -260,4 +286,4 @@ class _Pass:
             action(self.open[clip])
         except MEDIA_ERRORS as error:
             self.open.pop(clip).abort()
-            self.reasons[clip] = f"the packets do not fit into mp4 ({getattr(error, 'strerror', None) or error})"
+            self.reasons[clip] = f"the packets do not fit into mp4 ({fault(error)})"

@@ -11,6 +11,7 @@ far the decoder has to reorder, `full` is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import av
@@ -19,7 +20,8 @@ import xxhash
 from av.video.stream import VideoStream
 
 from curation.container import OPEN_OPTIONS, frame_hash
-from curation.media.packets import MEDIA_ERRORS, PacketTable, decode_packets, packet_table, reorder_depth
+from curation.media.guard import MEDIA_ERRORS, Guard, fault
+from curation.media.packets import PacketTable, decode_packets, packet_table, reorder_depth
 from curation.media.remux import Run
 
 if TYPE_CHECKING:
@@ -31,30 +33,37 @@ SKIPPABLE = ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video")
 PROBE_OPTIONS = {**OPEN_OPTIONS, "skip_frame": "all"}
 
 
-def frames_hash(hashes: list[int]) -> str:
+def frames_hash(hashes: Sequence[int] | np.ndarray) -> str:
     """The hash over all frames' hashes that the clips table holds."""
-    return xxhash.xxh3_128_hexdigest(np.array(hashes, dtype="<u8").tobytes())
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(hashes, dtype="<u8").tobytes())
 
 
-def verify_copy(request: CutRequest, run: Run, full: bool) -> tuple[str | None, str]:
-    """Check a written copy: (reason why it is not what it should be or None, what was checked). Never raises."""
+def verify_copy(request: CutRequest, run: Run, full: bool, guard: Guard | None = None) -> tuple[str | None, str]:
+    """Check a written copy: (reason why it is not what it should be or None, what was checked).
+
+    Never raises for what the file holds.
+    """
+    guard = guard or Guard()
     try:
         with av.open(str(request.target), options=PROBE_OPTIONS) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            packets = [p for p in container.demux(stream) if p.size]
+            stream.codec_context.options = {"max_pixels": str(guard.max_pixels)}
+            packets = [p for p in guard.watch(container.demux(stream)) if p.size]
             table = packet_table(packets)
             # has_b_frames as a number; versions of PyAV without it get the full check
             depth = getattr(stream.codec_context, "reorder_depth", -1)
             one_to_one = int(table.shown.sum()) == request.span.end - request.span.start
             if full or not one_to_one or not run.plain or depth < reorder_depth(run.pts):
-                return _verify_all(stream, packets, request), "full"
-            return _verify_ends(stream, packets, table, request), "ends"
+                return _verify_all(stream, packets, request, guard), "full"
+            return _verify_ends(stream, packets, table, request, guard), "ends"
     except MEDIA_ERRORS as error:
-        return f"the copy cannot be read ({getattr(error, 'strerror', None) or error})", ""
+        return f"the copy cannot be read ({fault(error)})", ""
 
 
-def _verify_ends(stream: VideoStream, packets: list[av.Packet], table: PacketTable, request: CutRequest) -> str | None:
+def _verify_ends(
+    stream: VideoStream, packets: list[av.Packet], table: PacketTable, request: CutRequest, guard: Guard
+) -> str | None:
     shown = np.flatnonzero(table.shown)
     first, last = (int(shown[pick(table.pts[shown])]) for pick in (np.argmin, np.argmax))
     wanted = {first: request.first_hash} | {last: request.last_hash}
@@ -66,14 +75,14 @@ def _verify_ends(stream: VideoStream, packets: list[av.Packet], table: PacketTab
     # Frames that no other needs may be skipped; some streams name the wrong ones, so a difference is looked at again.
     for skip in ("NONREF", "DEFAULT") if stream.codec_context.name in SKIPPABLE else ("DEFAULT",):
         hashes.clear()
-        decode_packets(stream, packets, table, wanted, take, skip)
+        decode_packets(stream, packets, table, wanted, take, skip, guard.beat)
         if hashes == wanted:
             return None
     return f"the copy's {'last' if hashes.get(first) == request.first_hash else 'first'} frame differs"
 
 
-def _verify_all(stream: VideoStream, packets: list[av.Packet], request: CutRequest) -> str | None:
-    hashes = [frame_hash(frame) for packet in [*packets, None] for frame in stream.decode(packet)]
+def _verify_all(stream: VideoStream, packets: list[av.Packet], request: CutRequest, guard: Guard) -> str | None:
+    hashes = [frame_hash(frame) for packet in guard.watch([*packets, None]) for frame in stream.decode(packet)]
     wanted = request.span.end - request.span.start
     if len(hashes) != wanted:
         return f"the copy shows {len(hashes)} frames for {wanted}"

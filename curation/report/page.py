@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from curation.read import read_clip
 from curation.report import parts
 from curation.report.data import Place, Tables, read_decisions
 from curation.report.histograms import Bound
-from curation.report.previews import Previews, Reader, make_previews
+from curation.report.previews import GuardedMaker, Maker, Previews, make_previews
 from curation.report.survey import LENGTH, ClipSurvey, survey_clips
 from curation.report.tiles import Gallery, gather
 from curation.report.videos import survey_videos
@@ -54,14 +53,14 @@ def curation_page(
     funnel: Funnel | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     config: str = "",
-    reader: Reader | None = None,
+    maker: Maker | None = None,
     amounts: Amounts | None = None,
 ) -> Page:
     """Read `videos/`, `clips/` and `selection.parquet` of a dataset; all of them may be missing or empty.
 
     columns: the scores' documentation. thresholds: column -> [(min, max)]. stages: dicts with `name`, `seconds` and,
-    where known, `items`, `unit`, `bytes`. config: the resolved configuration as YAML. reader(row, frames, (height,
-    width)) -> uint8 RGB [T, H, W, 3] decodes frames of a clip for its preview; `read_clip` where none is given.
+    where known, `items`, `unit`, `bytes`. config: the resolved configuration as YAML. maker(row) -> MP4 file of a
+    clip's preview; a sandbox makes them where none is given.
     Memory is bounded by about 20 bytes a clip; media and whole rows are read for the clips shown only.
     """
     amounts = amounts or Amounts()
@@ -85,7 +84,9 @@ def curation_page(
     nearest = [place for sides in near.values() for places in sides.values() for place in places]
     places = dict.fromkeys([*nearest, *(place for sheet in sheets for place in sheet)])
     gallery = gather(storage, clips, videos, survey, columns, decisions, places)
-    previews = _previews(gallery, near, sheets, reader or partial(read_clip, root=storage.uri), amounts)
+    guarded = GuardedMaker(storage)
+    with contextlib.closing(guarded):
+        previews = _previews(gallery, near, sheets, maker or guarded, amounts)
     gallery.no_preview = previews.reasons
     env = environment(TEMPLATES)
 
@@ -172,7 +173,7 @@ def _previews(
     gallery: Gallery,
     near: Mapping[Bound, Mapping[bool, Sequence[Place]]],
     sheets: Sequence[Sequence[Place]],
-    reader: Reader,
+    maker: Maker,
     amounts: Amounts,
 ) -> Previews:
     """Of the nearest clips of every threshold first, then the second nearest; then some of each sheet."""
@@ -184,4 +185,4 @@ def _previews(
         rounds += enumerate(places[:4], start=amounts.near)
     order = [place for _, place in sorted(rounds, key=lambda item: item[0])]
     rows = {gallery.rows[place]["clip_id"]: gallery.rows[place] for place in order}
-    return make_previews(rows, reader, seconds=amounts.preview_seconds, max_bytes=amounts.preview_bytes)
+    return make_previews(rows, maker, seconds=amounts.preview_seconds, max_bytes=amounts.preview_bytes)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
+
+from curation.fetch import SCHEME
+from curation.sandbox import Sandbox
+from orchestration.storage import Storage
 
 SECONDS = 2.0
 RATE = 12  # pictures a second, enough to judge motion
@@ -20,6 +26,15 @@ HEAVY = 16_000  # bytes of a thumbnail that is taken as it is
 
 Row = Mapping[str, Any]
 Reader = Callable[[Row, list[int], tuple[int, int]], np.ndarray]
+Maker = Callable[[Row], bytes]
+# What a preview needs to know of a clip.
+FIELDS = (
+    *("clip_id", "media", "cut", "uri", "start_frame", "end_frame", "start_s", "end_s", "start_pts", "end_pts"),
+    *("first_hash", "crop_x", "crop_y", "crop_w", "crop_h", "width", "height", "rotation", "pixel_aspect"),
+    *("hdr", "interlaced", "pix_fmt"),
+)
+LIMIT_S = 20.0  # for one preview
+FETCHED = 200_000_000  # bytes of a clip's file that are fetched for its preview
 
 
 @dataclass
@@ -30,11 +45,45 @@ class Previews:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def make_previews(rows: Mapping[str, Row], reader: Reader, *, seconds: float, max_bytes: int) -> Previews:
-    """Previews of clip rows, the most important first, until `seconds` of work or `max_bytes` are spent.
+class NoPreview(Exception):
+    """Why a clip has none."""
 
-    reader(row, frames, (height, width)) gives uint8 RGB [T, H, W, 3] of these frames of the clip, as read_clip does.
-    """
+
+class GuardedMaker:
+    """Makes previews of a dataset's clips in a sandbox: their packets are those of untrusted video."""
+
+    def __init__(self, storage: Storage, memory_gb: float = 4.0):
+        self._storage = storage
+        self._sandbox = Sandbox(memory_gb, stall_s=LIMIT_S)
+
+    def __call__(self, row: Row) -> bytes:
+        """See `preview`. Raises NoPreview, and what the sandbox raises."""
+        with tempfile.TemporaryDirectory() as folder:
+            clip = {name: row.get(name) for name in FIELDS}
+            root = self._storage.uri
+            if clip["media"] and not self._storage.local:  # the sandbox has no credentials
+                name, root = Path(str(clip["media"])).name, folder
+                if self._storage.fs.size(self._storage.path(clip["media"])) > FETCHED:
+                    raise NoPreview("its file is too large to be fetched")
+                self._storage.fs.get_file(self._storage.path(clip["media"]), str(Path(folder) / name))
+                clip["media"] = name
+            elif not clip["media"] and _remote(str(clip["uri"])):
+                raise NoPreview("not cut, and its source is not on this machine")
+            target = Path(folder) / "preview.mp4"
+            self._sandbox.run("preview", row=clip, root=root, target=str(target))
+            return target.read_bytes()
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+
+def _remote(uri: str) -> bool:
+    found = SCHEME.match(uri)
+    return found is not None and found[1] != "file"
+
+
+def make_previews(rows: Mapping[str, Row], maker: Maker, *, seconds: float, max_bytes: int) -> Previews:
+    """Previews of clip rows, the most important first, until `seconds` of work or `max_bytes` are spent."""
     made = Previews()
     ends, left = time.monotonic() + seconds, max_bytes
     for clip_id, row in rows.items():
@@ -42,7 +91,10 @@ def make_previews(rows: Mapping[str, Row], reader: Reader, *, seconds: float, ma
             made.reasons[clip_id] = f"the time for previews ({seconds:g} s) was used up"
             continue
         try:
-            data = preview(row, reader)
+            data = maker(row)
+        except NoPreview as error:
+            made.reasons[clip_id] = str(error)
+            continue
         except Exception as error:  # whatever a broken file does, the report is written
             made.reasons[clip_id] = f"{type(error).__name__}: {error}"
             continue
@@ -55,7 +107,10 @@ def make_previews(rows: Mapping[str, Row], reader: Reader, *, seconds: float, ma
 
 
 def preview(row: Row, reader: Reader) -> bytes:
-    """The middle two seconds of a clip as an MP4 file."""
+    """The middle two seconds of a clip as an MP4 file.
+
+    reader(row, frames, (height, width)) gives uint8 RGB [T, H, W, 3] of these frames of the clip, as read_clip does.
+    """
     frames, rate = _frames(row)
     return encode(reader(row, frames, _size(row)), rate)
 

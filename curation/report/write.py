@@ -42,7 +42,7 @@ def write_report(storage: Storage, config: CurateConfig) -> int:
 
 def _stages(storage: Storage) -> list[dict[str, Any]]:
     """Seconds of work of each stage, summed over all workers and runs."""
-    seconds = dict.fromkeys(TIMINGS, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(TIMINGS, 0.0)
     frames = size = 0
     for table in scans(storage).read([*TIMINGS, "frames_decoded", "bytes"]):
         for name in TIMINGS:
