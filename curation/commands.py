@@ -35,6 +35,7 @@ def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
 
 def select(config: Path, overrides: Sequence[str]) -> None:
     from curation.dataset.accounting import account
+    from curation.dataset.publish import settle
     from curation.schema import CLIPS
     from curation.scorers import score_columns
     from curation.select import read_funnel, select_dataset
@@ -42,6 +43,7 @@ def select(config: Path, overrides: Sequence[str]) -> None:
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)
     with WriterLock(storage, "select"):
+        settle(storage)
         before = read_funnel(storage)
         funnel = select_dataset(storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage)
     OUT.print(funnel)
@@ -63,11 +65,13 @@ def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
 
 
 def report(config: Path, overrides: Sequence[str]) -> None:
+    from curation.dataset.publish import settle
     from curation.report.write import write_report
 
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)
     with WriterLock(storage, "report"):
+        settle(storage)
         write_report(storage, settings)
     OUT.print(f"report: {storage.path('report/index.html')}", soft_wrap=True, highlight=False)
 

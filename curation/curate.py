@@ -127,7 +127,7 @@ class _Curation:
     def _scan(self, running: Engine, listing: Listing, overrides: Overrides) -> None:
         ledger = scans(self._storage)
         gone = {row["video_id"]: row["date"] for table in tombstones(self._storage).read() for row in table.to_pylist()}
-        known = frozenset(roster(self._storage).first)
+        known = frozenset(roster(self._storage).uris)
         worker = ScanWorker(self._config, str(self._scratch), known, gone, overrides)
 
         def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -247,6 +247,8 @@ def finished(storage: Storage, retry: bool = False) -> tuple[set[str], int]:
             last = max(last, row["run"])
             if row["status"] != "failed" or not (retry or row["retry"]):
                 done.add(row["listing_id"])
+    for table in cuts(storage).read(["run"]):
+        last = max([last, *(run or 0 for run in table.column(0).to_pylist())])
     return done - roster(storage).orphans, last
 
 

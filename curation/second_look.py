@@ -48,7 +48,7 @@ def unscored(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]
             for row in table.to_pylist():
                 video = row["video_id"] or ""
                 missing = [name for name in wanted if name not in row["measured"] and (video, name) not in filled]
-                if missing and speaking.source.get(video) == row["listing_id"]:
+                if missing and speaking.scanned.get(video) == row["listing_id"]:
                     lacking[row["listing_id"]] = missing
         if not lacking:
             continue
@@ -58,7 +58,7 @@ def unscored(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]
                 if missing and row["clips"]:
                     spans = [[clip["clip_id"], clip["start_frame"], clip["end_frame"]] for clip in row["clips"]]
                     work = {"kinds": [wanted[name].kind for name in missing], "clips": spans}
-                    yield _todo(row["video_id"], speaking.first[row["video_id"]], work, *missing)
+                    yield _todo(row["video_id"], speaking.canonical(row["video_id"]), work, *missing)
 
 
 def uncut(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]:
@@ -75,9 +75,10 @@ def uncut(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]:
         for clip in table.to_pylist():
             if clip["clip_id"] in kept and clip.pop("cut_settings") != settings:
                 pending.setdefault(clip["video_id"], []).append(clip)
-    uris = roster(storage).first
+    speaking = roster(storage)
     for video_id, clips in pending.items():
-        yield _todo(video_id, uris[video_id], {"clips": clips}, settings, *(clip["clip_id"] for clip in clips))
+        names = (clip["clip_id"] for clip in clips)
+        yield _todo(video_id, speaking.canonical(video_id), {"clips": clips}, settings, *names)
 
 
 def _todo(video_id: str, uri: str, work: dict[str, Any], *names: str) -> dict[str, Any]:

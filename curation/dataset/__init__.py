@@ -1,1 +1,1 @@
-"""Tables of a curated dataset: the parts they are made of, how they are published, counted, explained and taken down."""
+"""Tables of a curated dataset: their parts, how they are published, counted, explained and taken down."""

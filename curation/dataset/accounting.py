@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from curation.dataset.publish import snapshot
+from curation.dataset.publish import published, snapshot
+from curation.select import SELECTION
 from orchestration.errors import RushesError
 from orchestration.storage import Storage
 
@@ -45,7 +46,7 @@ class Accounts:
 def account(storage: Storage) -> Accounts:
     """Count the published tables. Raises RushesError where they do not add up, or where there is no dataset."""
     found = Accounts()
-    if not storage.list("videos", ".parquet"):
+    if not published(storage, "videos"):
         raise RushesError(f"{storage.uri} holds no curated dataset; run `rushes curate` first")
     reasons: Counter[str] = Counter()
     for table in snapshot(storage, "videos", ["status", "reason", "duration_s"]):
@@ -57,8 +58,8 @@ def account(storage: Storage) -> Accounts:
                 reasons[(row["reason"] or "").partition(":")[0].partition(" (")[0]] += 1
     found.reasons = dict(reasons)
     kept: set[str] = set()
-    if storage.exists("selection.parquet"):
-        with storage.open_read("selection.parquet") as file:
+    if storage.exists(SELECTION):
+        with storage.open_read(SELECTION) as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):
                 names, flags = batch.column(0).to_pylist(), batch.column(1).to_pylist()
                 kept.update(name for name, keep in zip(names, flags, strict=True) if keep)
@@ -71,8 +72,12 @@ def account(storage: Storage) -> Accounts:
             if row["clip_id"] in kept:
                 found.cuts[row["cut"] or "none"] += 1
                 found.kept_hours += row["duration_s"] / 3600
-    if total != sum(found.clips.values()):
+    decided, made = sum(found.clips.values()), sum(found.cuts.values())
+    if total and not decided:
+        raise RushesError(f"{storage.uri}: its {total:,} clips are not decided; run `rushes select` or `rushes curate`")
+    if total != decided or made != len(kept):
         raise RushesError(
-            f"{storage.uri}: {total} clips but {sum(found.clips.values())} decisions; run `rushes select` to decide anew"
+            f"{storage.uri}: {total:,} clips, but the {decided:,} decisions are not theirs; "
+            "run `rushes select` or `rushes curate` to decide anew"
         )
     return found

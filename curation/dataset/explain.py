@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 from rich.table import Table
 from rich.text import Text
 
+from curation.dataset.publish import published
 from curation.schema import CLIPS
 from curation.scorers import score_columns
 from orchestration.errors import ConfigError
@@ -61,7 +62,7 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
 
 
 def _rows(storage: Storage, name: str, key: str, value: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    files = [storage.path(file) for file in storage.list(name, ".parquet")]
+    files = [storage.path(file) for file in published(storage, name)]
     if name.endswith(".parquet"):
         files = [storage.path(name)] if storage.exists(name) else []
     if not files:

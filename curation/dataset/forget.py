@@ -2,79 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from typing import Any
+import json
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.dataset.publish import settle
 from curation.dataset.records import cuts, scans, tombstones
-from orchestration.errors import ConfigError
+from curation.rules.decide import Damage
+from curation.schema import CLIPS
+from curation.scorers import score_columns
+from curation.select import SELECTION, read_funnel, read_selection, select_dataset
+from orchestration.errors import ConfigError, RushesError
 from orchestration.ledger import Ledger
 from orchestration.lock import WriterLock
 from orchestration.storage import Storage
 
+PLACES = pa.schema([("key", pa.string()), ("video_id", pa.string())])  # what rows of scores of any kind have
+
 
 def forget(storage: Storage, video_id: str) -> dict[str, int]:
-    """Counts of what was removed. The tombstone is written first, so that a kill leaves nothing that can return.
+    """Counts of what was removed: {"clips", "rows", "media"}.
 
-    `video_id` may be shortened to 16 digits or more. Raises ConfigError where nothing of that id is known.
+    `video_id` may be shortened to 16 digits or more. The tombstone is written first and the scan rows go last: after a
+    kill at any point nothing can return, and the same call does the rest. Raises ConfigError where nothing of that id
+    is known.
     """
     with WriterLock(storage, "forget"):
+        settle(storage)
         full = _resolve(storage, video_id)
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        tombstones(storage).commit(full, {"video_id": full, "date": today})
-        clips = _drop(storage, "clips", "video_id", full)
-        removed = {"clips": clips, "rows": _drop(storage, "videos", "video_id", full), "media": 0}
-        _drop(storage, "selection.parquet", "clip_id", f"{full[:16]}-")
+        forgotten = tombstones(storage).keys()
+        if full not in forgotten:
+            today = datetime.datetime.now(datetime.UTC).date().isoformat()
+            tombstones(storage).commit(full, {"video_id": full, "date": today})
+        media = _drop_folder(storage, f"media/{full}")
+        _drop_folder(storage, "report")  # it shows pictures of the video; `rushes report` makes it anew
         for folder in ("captions", "embeddings"):
             _drop(storage, folder, "clip_id", f"{full[:16]}-")
-        for name in storage.list(f"media/{full}"):
-            storage.remove(name)
-            removed["media"] += 1
-        if storage.local:
-            folder = storage.local_path(f"media/{full}")
-            if folder.is_dir():
-                folder.rmdir()
-        removed["rows"] += scans(storage).rewrite_without({full}, "video_id")
-        removed["rows"] += cuts(storage).rewrite_without({full}, "video_id")
+        clips = _drop(storage, "clips", "video_id", full)
+        _decide_anew(storage)
+        rows = _drop(storage, "videos", "video_id", full)
         for folder in sorted({name.rsplit("/", 1)[0] for name in storage.list("scores", ".parquet")}):
-            schema = pa.schema([("key", pa.string()), ("video_id", pa.string())])
-            removed["rows"] += Ledger(storage, folder, schema, "key").rewrite_without({full}, "video_id")
-        if storage.exists("report/index.html"):
-            storage.remove("report/index.html")  # it shows pictures of the video; `rushes report` makes it anew
-        return removed
+            rows += Ledger(storage, folder, PLACES, "key").rewrite_without({full}, "video_id")
+        rows += cuts(storage).rewrite_without({full}, "video_id")
+        _drop_metrics(storage, _uris(storage, full))
+        rows += scans(storage).rewrite_without({full}, "video_id")
+        return {"clips": clips, "rows": rows, "media": media}
 
 
 def _resolve(storage: Storage, video_id: str) -> str:
     if len(video_id) < 16:
         raise ConfigError("give at least 16 digits of the video id (a clip id begins with them)")
-    found = {
-        name
-        for table in scans(storage).read(["video_id"])
-        for name in table.column(0).to_pylist()
-        if name and name.startswith(video_id)
-    }
+    known = {name for table in scans(storage).read(["video_id"]) for name in table.column(0).to_pylist() if name}
+    found = {name for name in known | tombstones(storage).keys() if name.startswith(video_id)}
     if len(found) != 1:
         what = "several videos begin" if found else "no video begins"
         raise ConfigError(f"{what} with {video_id!r} in {storage.uri}; ids are in videos/*.parquet")
     return found.pop()
 
 
-def _drop(storage: Storage, name: str, column: str, value: str) -> int:
-    """Rewrite the files of a table without the rows whose `column` begins with `value`; returns how many went."""
-    files = [name] if name.endswith(".parquet") and storage.exists(name) else storage.list(name, ".parquet")
+def _uris(storage: Storage, video_id: str) -> set[str]:
+    """Every place where the video was ever found."""
+    return {
+        uri
+        for table in scans(storage).read(["video_id", "uri"])
+        for found, uri in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        if found == video_id
+    }
+
+
+def _drop_folder(storage: Storage, folder: str) -> int:
+    count = len(storage.list(folder))
+    storage.remove_folder(folder)
+    return count
+
+
+def _drop(storage: Storage, folder: str, column: str, start: str) -> int:
+    """Rewrite the files of a table without the rows whose `column` begins with `start`; returns how many went."""
     removed = 0
-    for file in files:
-        with storage.open_read(file) as source:
-            table = pq.read_table(source)
-        keep = [not (text or "").startswith(value) for text in table.column(column).to_pylist()]
-        if all(keep):
-            continue
-        removed += keep.count(False)
-        storage.write_table(file, table.filter(pa.array(keep)))
+    for name in storage.list(folder, ".parquet"):
+        with storage.open_read(name) as source, pq.ParquetFile(source) as file:
+            groups = range(file.num_row_groups)
+            marks = [file.read_row_group(group, [column]).column(0).to_pylist() for group in groups]
+            keep = [[not (text or "").startswith(start) for text in texts] for texts in marks]
+            gone = sum(flags.count(False) for flags in keep)
+            if not gone:
+                continue
+            with (
+                storage.open_write(name) as target,
+                pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
+            ):
+                for group in groups:
+                    writer.write_table(file.read_row_group(group).filter(pa.array(keep[group], pa.bool_())))
+        removed += gone
     return removed
 
 
-def forgotten(storage: Storage) -> list[dict[str, Any]]:
-    return [row for table in tombstones(storage).read() for row in table.to_pylist()]
+def _decide_anew(storage: Storage) -> None:
+    """Decide the clips that are left by the rules of the last time. Where that cannot be done no decision is left, and
+    `rushes select` is asked for."""
+    if not storage.exists(SELECTION):
+        return
+    with contextlib.suppress(RushesError):
+        rules, funnel = read_selection(storage), read_funnel(storage)
+        if rules and funnel:
+            select_dataset(storage, rules, (*CLIPS, *score_columns()), damage=cast(Damage, funnel.damage))
+            return
+    storage.remove(SELECTION)
+
+
+def _drop_metrics(storage: Storage, uris: set[str]) -> None:
+    """Take the lines that name one of `uris` out of the metrics of all runs."""
+    for name in storage.list("runs", "/metrics.jsonl"):
+        lines = storage.read_bytes(name).splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line).get("uri") not in uris]
+        if len(kept) < len(lines):
+            storage.write_bytes(name, b"".join(kept))
