@@ -225,7 +225,7 @@ def test_dark_scene_is_not_cropped(samples: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(0, 30)] * 4), st.integers(32, 99), st.integers(32, 99), st.booleans())
+@given(st.tuples(*[st.integers(0, 12)] * 4), st.integers(32, 99), st.integers(32, 99), st.booleans())
 def test_crop_lies_in_the_picture_and_is_even(
     bars: tuple[int, int, int, int], width: int, height: int, full_range: bool
 ) -> None:
