@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers_curate import CONFIG, contents, curate, rushes, signalled, table
+import yaml
+from helpers_curate import CONFIG, curate, rushes, signalled, table
 from helpers_media import ffmpeg, frame_md5, make_video
 
 from curation.dataset.records import clip_schema
@@ -122,7 +123,7 @@ def test_a_run_leaves_its_configuration_metrics_and_log(run):
     assert {"config.yaml", "revision.json", "metrics.jsonl", "log.txt"} <= names
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert Counter(row["status"] for row in metrics if row["stage"] == "scanning")["failed"] == 12
-    assert "decode: " in (folder / "config.yaml").read_text().replace("decode:\n", "decode: ")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["decode"]["stall_s"] == 5
     assert not (output / ".tmp").exists() or not any((output / ".tmp").iterdir())
     assert (output / "report" / "index.html").stat().st_size < 25e6
 
@@ -211,28 +212,3 @@ def test_wrong_configuration_is_refused_before_work(small, tmp_path):
     ]:
         assert words in curate(small, output, override, code=2)
     assert not (output / "scan").exists()
-
-
-def test_sample_and_limit_are_stable(small, samples, tmp_path):
-    for number in range(20):
-        (small / f"note{number}.txt").write_text(str(number))
-    curate(small, tmp_path / "a", "sample=30%", "limit=4")
-    curate(small, tmp_path / "b", "sample=30%", "limit=4")
-    assert contents_names(tmp_path / "a") == contents_names(tmp_path / "b")
-    assert 1 <= len(contents_names(tmp_path / "a")) <= 4
-
-
-def contents_names(output: Path) -> list[str]:
-    return [row["uri"] for row in table(output, "videos")]
-
-
-def test_glob_and_list_file_name_the_same_videos_as_a_folder(small, samples, tmp_path):
-    shutil.copy(samples / "carphone_pristine.mp4", small)
-    (tmp_path / "list.txt").write_text(f"# two\n{small}/bikes.mp4\n\n{small}/carphone_pristine.mp4\n{small}/gone.mp4\n")
-    curate(f"{small}/*.mp4", tmp_path / "glob", "cut.mode=none")
-    curate(tmp_path / "list.txt", tmp_path / "list", "cut.mode=none")
-    by_glob, by_list = contents(tmp_path / "glob"), contents(tmp_path / "list")
-    assert by_glob["clips"] == by_list["clips"]
-    assert [row["reason"] for row in table(tmp_path / "list", "videos") if row["status"] == "failed"] == [
-        "cannot be read: it is not there"
-    ]

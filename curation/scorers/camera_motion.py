@@ -28,7 +28,9 @@ class CameraMotion(Scorer):
 
     kind: Literal["camera_motion"] = "camera_motion"
     rate: float = Field(RATE, gt=0, le=30, description="flow fields per second, the same for the whole dataset")
-    still: float = Field(default=0.6, gt=0, description="speed under which a camera counts as static, % of diagonal / s")
+    still: float = Field(
+        default=0.6, gt=0, description="speed under which a camera counts as static, % of diagonal / s"
+    )
 
     def columns(self) -> tuple[Column, ...]:
         return (
