@@ -45,6 +45,7 @@ FILE_LIMIT = 256 * 2**30  # bytes; a day of video needs about a tenth of it in i
 MESSAGE_LIMIT = 256 * 2**20  # bytes; the clips of a day of video need about a tenth of it
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+NO_MEMORY = ("Insufficient memory", "Cannot allocate memory", "failed to map segment")  # OpenCV, libav, the linker
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Beat = Callable[[dict[str, Any]], None]
@@ -281,7 +282,7 @@ def _child(messages: int, helper: int, function: Callable[..., Any], request: di
         say(result=function(lambda message: say(progress=message), **request["arguments"]))
         code = 0
     except BaseException as error:
-        if isinstance(error, MemoryError) or "Insufficient memory" in str(error):  # OpenCV has an error of its own
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY):
             say(error=f"out of memory (limit {request['memory'] / 2**30:g} GB)", retryable=True)
         else:
             where = traceback.extract_tb(error.__traceback__)[-1]
