@@ -27,6 +27,7 @@ ENCODERS = {
     "prores": ("prores_ks",),
     "ffv1": ("ffv1",),
     "wmv2": ("wmv2", "-q:v", "4"),
+    "theora": ("libtheora", "-q:v", "6"),
 }
 
 
