@@ -37,6 +37,10 @@ class Stopped(RushesError):
     """The user asked the run to stop."""
 
 
+class Unavailable(RushesError):
+    """Ray does not start here, or the cluster cannot be reached."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """A running Ray session, and how many workers fit into it."""
@@ -62,11 +66,16 @@ def engine(config: RayConfig, chatter: Path) -> Iterator[Engine]:
 
         home = None
         try:
-            if config.address is None:
-                home = _own_folder("ray")
-                workers = _start(config, home)
-            else:
-                workers = _connect(config)
+            try:
+                if config.address is None:
+                    home = _own_folder("ray")
+                    workers = _start(config, home)
+                else:
+                    workers = _connect(config)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                where = f"reach Ray at {config.address}" if config.address else "start Ray"
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise Unavailable(f"cannot {where}: {lines[0]} (all of it: {chatter})") from error
             signal.signal(signal.SIGTERM, _stop)  # Ray has set a handler of its own
             yield Engine(config, workers)
         except (KeyboardInterrupt, SystemExit) as error:
