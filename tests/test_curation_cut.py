@@ -203,6 +203,16 @@ def test_no_cut_and_no_video(samples, tmp_path):
     assert not request.target.exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("mode", ["copy", "encode"])
+def test_a_full_disk_is_not_the_clips_fault(samples, tmp_path, mode):
+    source = samples / "bikes.mp4"
+    request = scan_video(source).request(0, 100, tmp_path / "clip.mp4")
+    request.target.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="no space left"):
+        cut_clips(source, [request], CutConfig(mode=mode))
+
+
 def test_trimming_refuses_what_is_not_mp4(tmp_path):
     file = tmp_path / "x.mp4"
     for content in (b"", b"\0\0\0\x08free", b"\0\0\0\x04bad!", b"\0\0\0\x10moov\0\0\0\x08trak"):

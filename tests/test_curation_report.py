@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
@@ -13,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
+from helpers_media import frame_md5
 from markupsafe import Markup
 
 from curation.report import data as report_data
 from curation.report.data import DROPPED, KEPT, UNDECIDED, Tables, read_decisions
 from curation.report.histograms import Bound, histogram
 from curation.report.page import Amounts, curation_page
-from curation.report.previews import encode, make_previews, preview
+from curation.report.previews import GuardedMaker, NoPreview, encode, make_previews, preview
 from curation.report.survey import survey_clips
 from curation.video import Column
 from orchestration.errors import RushesError
@@ -229,6 +231,27 @@ def test_real_clips_get_previews_and_others_say_why_not(tmp_path: Path, samples:
     assert made.reasons["1"].startswith("FileNotFoundError")
     late = make_previews(rows, no_maker, seconds=-1, max_bytes=1000)
     assert "used up" in late.reasons["2"]
+
+
+def test_previews_are_made_in_the_sandbox(tmp_path: Path, samples: Path):
+    """Clips are made of untrusted video: a file that takes its decoder down costs a preview, not the report."""
+    row = {"clip_id": "x", "start_frame": 0, "end_frame": 50, "start_s": 0, "end_s": 2, "width": 640, "height": 272}
+    (tmp_path / "clip.mp4").write_bytes((samples / "bikes.mp4").read_bytes())
+    row["end_frame"] = len(frame_md5(tmp_path / "clip.mp4"))
+    bucket = Storage("memory://previews")
+    bucket.write_bytes("media/clip.mp4", (tmp_path / "clip.mp4").read_bytes())
+    local, remote = GuardedMaker(Storage(tmp_path)), GuardedMaker(bucket)
+    with contextlib.closing(local), contextlib.closing(remote):
+        data = local(row | {"media": "clip.mp4"})
+        assert data[4:8] == b"ftyp"
+        assert remote(row | {"media": "media/clip.mp4"}) == data
+        assert local(row | {"uri": str(tmp_path / "clip.mp4"), "media": None}) == data
+        with pytest.raises(NoPreview, match="not cut, and its source is not on this machine"):
+            remote(row | {"uri": "s3://bucket/x.mp4", "media": None})
+        made = make_previews({"x": row | {"media": "gone.mp4"}}, local, seconds=9, max_bytes=10**6)
+        assert "cannot read gone.mp4" in made.reasons["x"]
+        assert local._sandbox._helper is not None
+    assert local._sandbox._helper is None
 
 
 def test_a_threshold_is_the_edge_of_a_bin():

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from curation.fetch import SCHEME
-from curation.sandbox import Sandbox
+from curation.sandbox import JobFailed, Sandbox
 from orchestration.storage import Storage
 
 SECONDS = 2.0
@@ -92,7 +92,7 @@ def make_previews(rows: Mapping[str, Row], maker: Maker, *, seconds: float, max_
             continue
         try:
             data = maker(row)
-        except NoPreview as error:
+        except (NoPreview, JobFailed) as error:
             made.reasons[clip_id] = str(error)
             continue
         except Exception as error:  # whatever a broken file does, the report is written
