@@ -73,7 +73,7 @@ def test_readme_shows_the_commands_and_links_to_files():
 
     assert not [name for name in COMMANDS if not re.search(rf"^rushes {name}\b", text, re.M)]
     for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
-        assert (ROOT / link).exists() or link.startswith("docs/images/"), link
+        assert (ROOT / link).exists(), link
 
 
 def test_files_are_small():
