@@ -28,7 +28,14 @@ class Progress:
         self._counts: dict[str, int] = {}
         self._busy: list[str] = []
         self._history: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._view)
+        # Standard error is not the view's: a session sends it to a file.
+        self._live = Live(
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            get_renderable=self._view,
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> Progress:
         if not self._plain:
