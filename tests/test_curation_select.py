@@ -163,11 +163,12 @@ def test_reason_stated_once_where_two_rules_share_it():
 
 
 def test_damage_comes_first():
-    table = clips(decode_errors=[0, 2, None], motion=[9.0, 0.0, 9.0])
+    table = clips(decode_errors=[0, 2, None], video_errors=[0, 2, 2], motion=[9.0, 0.0, 9.0])
     text = "{rules: [{motion: {min: 1}}]}"
     dirty = [[], ["decoder errors", "motion < 1"], ["decode_errors: not scored"]]
     assert reasons(text, table) == dirty
-    assert reasons(text, table, damage="reject") == dirty
+    whole = "decoder errors in its video"
+    assert reasons(text, table, damage="reject") == [[], [whole, "motion < 1"], [whole]]
     assert reasons(text, table, damage="keep") == [[], ["motion < 1"], []]
 
 
