@@ -11,12 +11,12 @@ import contextlib
 import errno
 import fcntl
 import os
-import signal
 import threading
 import time
 from typing import Any
 
 from orchestration.errors import ConfigError, RushesError
+from orchestration.interrupt import interrupt_main
 from orchestration.lease import STALE_S, Lease, identity, is_fresh, parse, text
 from orchestration.storage import Storage
 
@@ -83,7 +83,7 @@ class WriterLock:
                     continue
                 self._lost = f"it could not be renewed: {error}"
             if not self._stop.is_set():
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it from any wait
+                interrupt_main()
             return
 
 

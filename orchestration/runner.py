@@ -10,7 +10,6 @@ runs again, a task a row. What kills its worker there as well is given to `crash
 
 from __future__ import annotations
 
-import _thread
 import json
 import threading
 import time
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestration.errors import RushesError
+from orchestration.interrupt import interrupt_main
 from orchestration.runs import log
 from orchestration.session import Engine
 
@@ -228,5 +228,5 @@ class _Watch:
                 self.stalled = Stalled(
                     f"nothing moved for {self._stall:g} s {stage}. Is the machine out of CPUs or memory?"
                 )
-                _thread.interrupt_main()  # the main thread waits inside Ray
+                interrupt_main()
                 return

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from curation.samples import SamplesError, fetch
+
+# Shells start background programs with SIGINT ignored, and what those start inherits it; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray's workers and other processes that tests start find the helpers beside the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
