@@ -71,6 +71,7 @@ def strike(sandbox: Sandbox, number: signal.Signals, whom: str = "child"):
     ],
 )
 def test_signals(samples, long, tmp_path, number, whom, reason, retryable):
+    others = psutil.Process().children(recursive=True)  # sandboxes that earlier tests still hold
     sandbox = Sandbox(stall_s=2)
     with contextlib.closing(sandbox):
         sandbox.run("probe", path=str(long))
@@ -82,8 +83,9 @@ def test_signals(samples, long, tmp_path, number, whom, reason, retryable):
         if whom == "helper" or number == signal.SIGSTOP:
             psutil.wait_procs([before], timeout=5)
             assert not before.is_running()
-    psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
-    assert not [p for p in psutil.Process().children(recursive=True) if "sandbox" in " ".join(p.cmdline())]
+    mine = [process for process in psutil.Process().children(recursive=True) if process not in others]
+    psutil.wait_procs(mine, timeout=5)
+    assert not [process for process in mine if process.is_running() and "sandbox" in " ".join(process.cmdline())]
 
 
 def test_a_helper_that_died_meanwhile_costs_nobody_a_job(sandbox, samples):
