@@ -53,9 +53,12 @@ def test_make_alone_is_help_and_lists_every_target():
 
 
 def test_make_curate_names_what_is_missing():
-    outcome = subprocess.run(
-        ["make", "curate", "INPUT=somewhere"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = ["make", "curate", "INPUT=somewhere"]
+    # `make test` hands its own variables on.
+    fresh = {
+        key: value for key, value in os.environ.items() if key not in ("INPUT", "OUTPUT", "MAKEFLAGS", "MAKELEVEL")
+    }
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=fresh)
     assert outcome.returncode == 2
     assert "OUTPUT" in outcome.stderr
 
