@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from orchestration.config import Config
 
@@ -32,6 +33,10 @@ class Column:
     source: str = ""
 
 
+BOXES = pa.list_(pa.struct([*((side, pa.float32()) for side in "xywh"), ("kind", pa.string())]))
+"""Boxes in the picture in the middle of a clip (its thumbnail): left, top, width and height as shares of the picture."""
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """What the container and the first frame say of a video stream."""
@@ -48,6 +53,7 @@ class VideoInfo:
     full_range: bool
     interlaced: bool
     hdr: str  # "", "pq" or "hlg"
+    matrix: str = "601"  # YUV to RGB: "601", "709" or "2020" (ITU-R BT.)
 
 
 @dataclass
@@ -87,9 +93,10 @@ class Frame:
         return _bgr(self.small_yuv)
 
     @property
-    def medium_bgr(self) -> np.ndarray:
-        """[h, w, 3] uint8, see medium_yuv; made anew each time."""
-        return _bgr(self.medium_yuv)
+    def large_yuv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, U, V, each [h, w] uint8 as displayed upright; the longer side is in (512, 1024] for larger videos. Made
+        anew each time: few frames are looked at so closely."""
+        return self._halved(self.planes, 1024)
 
     @cached_property
     def thumb(self) -> np.ndarray:
@@ -189,6 +196,56 @@ class Scorer(Config):
 
     def score(self, tracks: Tracks, span: Span) -> dict[str, Any]:
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sampled frame of a clip, as a person would see it."""
+
+    index: int  # decoded-frame index
+    time: float  # seconds since the video's first frame
+    rgb: np.ndarray  # [H, W, 3] uint8, full range, upright, square pixels, no black bars; longer side at most 1024
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """A clip as picture scorers see it: some of its pictures, and what cheaper scorers have measured."""
+
+    pictures: Sequence[Picture]  # in order of time; fewer than asked for where the clip is short, never none
+    row: Mapping[str, Any]  # columns of the clips table so far, those of the scorers listed before included
+    info: VideoInfo
+
+
+Look = Callable[[Sequence[ClipView]], list[dict[str, Any]]]
+VECTOR = "vector"  # beside its columns a scorer may return this: float32 [D] of unit length, stored in embeddings/
+
+
+class PictureScorer(Config):
+    """Looks at a few pictures of a clip, outside of the decoder: for what needs a model or whole pictures.
+
+    Like `Scorer` it is its own configuration. It runs after the scorers that look at every frame, in the order in which
+    picture scorers are listed, and only on clips that the rules on what is measured so far keep (`score_all: true`: on
+    all). `setup` is called once in a worker: there weights are loaded. It returns the function that scores clips, a
+    batch at a time: one dict of all columns a clip, None where nothing could be measured; it never raises for odd
+    pictures.
+    """
+
+    kind: str
+    pictures: int = Field(default=3, ge=1, le=64, description="pictures of a clip that are looked at, evenly spaced")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    version: ClassVar[int] = 1  # raised where the same settings give other scores
+
+    def columns(self) -> tuple[Column, ...]:
+        raise NotImplementedError
+
+    def setup(self) -> Look:
+        """Load weights. Raises RushesError where they cannot be had."""
+        raise NotImplementedError
+
+    def notice(self) -> str | None:
+        """What a user has to know before the run starts. Raises ConfigError where the settings cannot work."""
+        return None
 
 
 class ShotDetector(Config):
