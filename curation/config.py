@@ -14,6 +14,7 @@ from curation.schema import CLIPS
 from curation.scorers import AnyScorer, score_columns
 from curation.shots import Shots
 from curation.shots.adaptive import Adaptive
+from curation.video import PictureScorer
 from orchestration.config import Config
 from orchestration.session import RayConfig
 
@@ -49,6 +50,7 @@ class CurateConfig(Config):
     decode: DecodeConfig = DecodeConfig()
     shots: Shots = Adaptive()
     scorers: tuple[AnyScorer, ...] = ()
+    score_all: bool = False  # picture scorers look at every clip, not only at those that the rules still keep
     select: Selection = Selection()  # `all`, or rules
     cut: CutConfig = CutConfig()
     report: ReportConfig = ReportConfig()
@@ -59,6 +61,24 @@ class CurateConfig(Config):
         measured = [column for scorer in self.scorers for column in scorer.columns()]
         self.select.check_columns((*CLIPS, *measured), score_columns())
         return self
+
+    @model_validator(mode="after")
+    def _scorers_fit(self) -> CurateConfig:
+        kinds = [scorer.kind for scorer in self.scorers]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"scorer {twice[0]!r} is listed twice")
+        for scorer in self.picture_scorers:
+            if scorer.device == "cuda" and not self.ray.worker_gpus:
+                raise ValueError(
+                    f"scorers.{scorer.kind}.device is cuda, but workers have no GPU: set ray.worker_gpus "
+                    "(0.5: two workers share one)"
+                )
+        return self
+
+    @property
+    def picture_scorers(self) -> tuple[PictureScorer, ...]:
+        """Those that look at pictures of clips, in the order of the configuration."""
+        return tuple(scorer for scorer in self.scorers if isinstance(scorer, PictureScorer))
 
     @property
     def plan(self) -> MeasurePlan:

@@ -20,7 +20,7 @@ from rich.console import Console
 from curation.config import CurateConfig
 from curation.dataset.accounting import Accounts, account
 from curation.dataset.publish import publish, roster
-from curation.dataset.records import cuts, scans, scores, tombstones
+from curation.dataset.records import cuts, embeddings, scans, scores, tombstones
 from curation.ingest import Listed, Listing, list_input, sampled
 from curation.report.write import write_report
 from curation.rules.overrides import Overrides, read_overrides
@@ -97,6 +97,8 @@ class _Curation:
         config, storage = self._config, self._storage
         ledger = scans(storage)
         check_shots(ledger, config)
+        for notice in filter(None, (scorer.notice() for scorer in config.picture_scorers)):
+            self._console.print(notice)
         overrides = read_overrides(storage, config.select.overrides) if config.select.overrides else Overrides()
         ledger.pack()
         done, runs = finished(storage, config.retry)
@@ -108,10 +110,12 @@ class _Curation:
             if listing.rows:
                 self._scan(ray.engine, listing, overrides)
                 ledger.pack()
-            self._fill(ray, runs + 1)
+                embeddings(storage).pack()
             publish(storage, config.scorers)
+            if self._fill(ray, runs + 1, overrides):
+                publish(storage, config.scorers)
             self._select()
-            if self._cut(ray, runs + 1):
+            if self._cut(ray, runs + 1, overrides):
                 publish(storage, config.scorers)
         self._check(listing)
         if config.report.enabled:
@@ -132,7 +136,7 @@ class _Curation:
 
         def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
             record = {key: row[key] for key in ("listing_id", "run", "uri", "bytes")}
-            record |= {"status": "failed", "reason": reason, "retry": False, "clips": [], "measured": []}
+            record |= {"status": "failed", "reason": reason, "retry": False, "clips": []}
             ledger.commit(row["listing_id"], record)
             return {"key": row["listing_id"], "uri": row["uri"], "status": "failed", "reason": reason}
 
@@ -141,26 +145,31 @@ class _Curation:
             _Stage("Scanning", listing.files, listing.rows, listing.bytes, worker, "listing_id", ledger.has, crashed),
         )
 
-    def _fill(self, ray: _LazyEngine, run: int) -> None:
-        files, count = write_todo(unscored(self._storage, self._config), self._scratch, "unscored")
-        self._second_look(ray, "Scoring", files, count, "score", run)
-        for scorer in self._config.scorers:
+    def _fill(self, ray: _LazyEngine, run: int, overrides: Overrides) -> int:
+        """Measure what new settings or thresholds ask for; returns how many videos that was."""
+        files, count = write_todo(unscored(self._storage, self._config, overrides), self._scratch, "unscored")
+        self._second_look(ray, "Scoring", files, count, "score", run, overrides)
+        for scorer in self._config.scorers if count else ():
             scores(self._storage, scorer).pack()
+        embeddings(self._storage).pack()
+        return count
 
-    def _cut(self, ray: _LazyEngine, run: int) -> int:
+    def _cut(self, ray: _LazyEngine, run: int, overrides: Overrides) -> int:
         files, count = write_todo(uncut(self._storage, self._config), self._scratch, "uncut")
-        self._second_look(ray, "Cutting", files, count, "cut", run)
+        self._second_look(ray, "Cutting", files, count, "cut", run, overrides)
         cuts(self._storage).pack()
         return count
 
-    def _second_look(self, ray: _LazyEngine, title: str, files: list[str], count: int, kind: str, run: int) -> None:
+    def _second_look(
+        self, ray: _LazyEngine, title: str, files: list[str], count: int, kind: str, run: int, overrides: Overrides
+    ) -> None:
         if not count:
             return
 
         def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
             return {"key": row["key"], "uri": row["uri"], "status": "failed", "reason": reason}
 
-        worker = SecondLook(self._config, str(self._scratch), kind, run)
+        worker = SecondLook(self._config, str(self._scratch), kind, run, overrides)
         stage = _Stage(title, files, count, 0, worker, "key", lambda key: False, crashed)
         for receipt in self._drive(ray.engine, stage):
             self._problems.append(f"{receipt['uri']}: {receipt['reason']}")

@@ -20,18 +20,21 @@ from av.container import InputContainer
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from av.video.frame import PictureType
+from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 
 from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video, picture_planes
 from curation.media.packets import NONE
+from curation.media.pixels import matrix_of
+from curation.media.still import Still, read_still
 from curation.plan import MeasurePlan
-from curation.thumbnail import ThumbnailMeter
+from curation.stills import STILLS, StillsMeter
 from curation.video import Frame, Meter, Span, Tracks, VideoInfo
 from orchestration.config import Config
 
 BEAT_S = 1.0
+YUV = {Colorspace.ITU709: "709", Colorspace.BT2020: "2020"}
 FASTEST = 240.0  # frames a second; a header that claims more does not stretch decode.max_hours
-THUMBNAILS = "thumbnails"
 
 
 class DecodeConfig(Config):
@@ -55,7 +58,7 @@ class DecodeFailed(ValueError):
 
 def probe(path: str) -> dict[str, Any]:
     """Header facts without decoding: {"duration_s", "width", "height", "codec"}; duration is null where unknown."""
-    container, stream = _open(path)
+    container, stream = _open(path, _still(path))
     with container:
         duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
         if duration is None and container.duration:
@@ -65,14 +68,25 @@ def probe(path: str) -> dict[str, Any]:
 
 
 def decode(
-    path: Path, folder: Path, config: DecodeConfig, plan: MeasurePlan, send: Callable[[dict[str, int]], None]
+    path: Path,
+    folder: Path,
+    config: DecodeConfig,
+    plan: MeasurePlan,
+    send: Callable[[dict[str, int]], None],
+    images: bool = True,
 ) -> dict[str, Any]:
     """Decode `path` once, feed the plan's meters, save their arrays into `folder`; returns what `load_tracks` needs.
 
-    `send` gets {"frames": n} about once a second. Raises DecodeFailed with a reason.
+    `send` gets {"frames": n} about once a second. `images`: take pictures, as videos of one frame. Raises DecodeFailed
+    with a reason.
     """
-    container, stream = _open(path, config.max_pixels)
+    still = _still(path)
+    if still is not None and not images:
+        raise DecodeFailed(f"a picture ({still.kind}), and images is false")
+    container, stream = _open(path, still, config.max_pixels)
     with container:
+        if still is not None:
+            return _decode_still(still, container, stream, plan).save(folder)
         checks = {"max_pixels": str(config.max_pixels), "err_detect": "crccheck+bitstream+buffer"}
         stream.codec_context.options = checks
         recording = _Recording(container, stream, plan)
@@ -116,11 +130,27 @@ def span_pts(frames: Mapping[str, np.ndarray], span: Span, end_pts: int | None =
     return int(own[0]), following
 
 
-def _open(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
+def _still(path: str | Path) -> Still | None:
     try:
-        return open_video(path, max_pixels)
+        return read_still(path)
     except NotVideo as error:
         raise DecodeFailed(str(error)) from error
+
+
+def _open(path: str | Path, still: Still | None, max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
+    try:
+        return open_video(path, max_pixels) if still is None else still.open(max_pixels)
+    except NotVideo as error:
+        raise DecodeFailed(str(error)) from error
+
+
+def _decode_still(still: Still, container: InputContainer, stream: VideoStream, plan: MeasurePlan) -> _Recording:
+    recording = _Recording(container, stream, plan, still)
+    try:
+        recording.add(still.frame(container, stream), False)
+    except NotVideo as error:
+        raise DecodeFailed(str(error)) from error
+    return recording
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
@@ -176,8 +206,8 @@ def _enough_memory(error: FFmpegError) -> None:
 class _Recording:
     """Per-frame facts and meters of one video."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, plan: MeasurePlan):
-        self._container, self._stream, self._plan = container, stream, plan
+    def __init__(self, container: InputContainer, stream: VideoStream, plan: MeasurePlan, still: Still | None = None):
+        self._container, self._stream, self._plan, self._still = container, stream, plan, still
         self._info: VideoInfo | None = None
         self._meters: dict[str, Meter] = {}
         self._pts: list[int] = []  # NONE where a frame has no timestamp
@@ -202,14 +232,15 @@ class _Recording:
         return self.count / min(max(self._fps, 1.0), FASTEST) / 3600
 
     def add(self, picture: av.VideoFrame, damaged: bool) -> None:
+        shown = picture if self._still is None else self._still.plain(picture)
         if self._info is None:
-            self._info = _video_info(self._container, self._stream, picture, self._fps)
+            self._info = _video_info(self._container, self._stream, picture, shown, self._fps, self._still)
             self._size, self._format = (picture.width, picture.height), picture.format.name
-            self._meters = {**self._plan.meters(self._info), THUMBNAILS: ThumbnailMeter()}
+            self._meters = {**self._plan.meters(self._info), STILLS: StillsMeter()}
         changed = (picture.width, picture.height) != self._size or picture.format.name != self._format
-        self._tick(NONE if picture.pts is None else picture.pts)
+        self._tick(NONE if picture.pts is None or self._still is not None else picture.pts)
         seconds = float(self._ticks[-1] * self._time_base)
-        planes = picture_planes(picture, self._size if changed else None)
+        planes = picture_planes(shown, self._size if changed else None)
         frame = Frame(self.count, seconds, planes, self._info, bool(picture.interlaced_frame))
         for meter in self._meters.values():
             meter.see(frame)
@@ -239,7 +270,7 @@ class _Recording:
             raise DecodeFailed("damaged: no frame could be decoded")
         times = np.array(self._ticks, np.float64) * float(self._time_base)
         mean = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / self._fps
-        last = float(self._last_duration * self._time_base) or mean
+        last = 0.0 if self._still is not None else float(self._last_duration * self._time_base) or mean
         end_pts = None
         if self._pts[-1] != NONE:
             end_pts = self._pts[-1] + max(1, round(last / float(self._time_base)))
@@ -263,20 +294,33 @@ class _Recording:
         }
 
 
-def _video_info(container: InputContainer, stream: VideoStream, picture: av.VideoFrame, fps: float) -> VideoInfo:
+def _video_info(
+    container: InputContainer,
+    stream: VideoStream,
+    picture: av.VideoFrame,
+    shown: av.VideoFrame,
+    fps: float,
+    still: Still | None,
+) -> VideoInfo:
+    """`picture` as decoded, `shown` as meters see it."""
     transfer = {16: "pq", 18: "hlg"}.get(int(picture.color_trc or 0), "")
+    as_coded = shown.format.name.startswith("yuv")  # else picture_planes converts it, to limited-range BT.601
+    full = int(shown.color_range or 0) == 2 or shown.format.name.startswith("yuvj")
+    # libav reports the display matrix counter-clockwise.
+    rotation = round(-picture.rotation / 90) * 90 % 360 if still is None else still.rotation
+    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     return VideoInfo(
         codec=stream.codec_context.name,
         container=container.format.name,
         width=picture.width,
         height=picture.height,
-        fps=fps,
-        # libav reports the display matrix counter-clockwise.
-        rotation=round(-picture.rotation / 90) * 90 % 360,
-        pixel_aspect=float(stream.sample_aspect_ratio or 1) or 1.0,
+        fps=fps if still is None else 0.0,
+        rotation=rotation,
+        pixel_aspect=aspect if still is None else 1.0,  # a picture's says how it was meant to be printed
         pix_fmt=picture.format.name,
         bits=picture.format.components[0].bits,
-        full_range=int(picture.color_range or 0) == 2 or picture.format.name.startswith("yuvj"),
+        full_range=as_coded and full,
         interlaced=bool(picture.interlaced_frame),
         hdr=transfer,
+        matrix=YUV.get(matrix_of(shown), "601") if as_coded else "601",
     )

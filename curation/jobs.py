@@ -19,7 +19,7 @@ from curation.read import read_clip
 from curation.report import previews
 from curation.scorers import AnyScorer
 from curation.shots.adaptive import Adaptive
-from curation.thumbnail import ThumbnailMeter
+from curation.stills import StillsMeter
 from curation.video import Frame, Span, VideoInfo
 
 
@@ -28,7 +28,7 @@ def warm() -> None:
     cv2.setNumThreads(1)
     info = VideoInfo("h264", "mov", 320, 192, 1.0, 0, 1.0, "yuv420p", 8, False, False, "")
     scorers = tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0]))
-    meters = [*MeasurePlan(shots=Adaptive(), scorers=scorers).meters(info).values(), ThumbnailMeter()]
+    meters = [*MeasurePlan(shots=Adaptive(), scorers=scorers).meters(info).values(), StillsMeter()]
     noise = np.random.default_rng(0)
     for index in range(2):
         y, u, v = (noise.integers(16, 235, shape, np.uint8) for shape in ((192, 320), (96, 160), (96, 160)))

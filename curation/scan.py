@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from curation.cascade import Cascade
 from curation.config import CurateConfig
 from curation.cut import CutConfig
-from curation.dataset.records import clip_schema, scans, token
-from curation.decode import THUMBNAILS, load_tracks, span_pts
+from curation.dataset.records import clip_schema, commit_scores, embeddings, scans, token
+from curation.decode import load_tracks, span_pts
 from curation.fetch import FetchFailed, fetched
 from curation.ingest import UNREADABLE
 from curation.media.verify import frames_hash
@@ -26,7 +28,7 @@ from curation.rules.overrides import Overrides
 from curation.sandbox import JobFailed, Sandbox
 from curation.schema import VIDEOS, clip_id
 from curation.select import decide
-from curation.thumbnail import thumbnail
+from curation.stills import Stills
 from curation.video import Span, Tracks
 from orchestration.runs import log
 from orchestration.storage import Storage
@@ -54,10 +56,11 @@ class ScanWorker:
 
 
 class Desk:
-    """What a worker needs for one video at a time: a folder, a sandbox, the dataset."""
+    """What a worker needs for one video at a time: a folder, a sandbox, models, the dataset."""
 
-    def __init__(self, config: CurateConfig, scratch: str):
+    def __init__(self, config: CurateConfig, scratch: str, overrides: Overrides):
         self.config = config
+        self._cascade = Cascade(config, overrides)
         self.storage = Storage(config.output)
         self.sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s, config.decode.max_work_h)
         self._scratch = Path(scratch)
@@ -85,6 +88,17 @@ class Desk:
             plan=plan.model_dump(mode="json"),
         )
         return load_tracks(arrays, result), result
+
+    def look(self, video_id: str, clips: Sequence[dict[str, Any]], tracks: Tracks) -> dict[str, float]:
+        """Let the picture scorers fill in rows of the clips table, and commit the vectors that lie beside them.
+
+        A vector whose row is never committed does no harm: its clip is in no table. Returns the CPU seconds of each
+        scorer.
+        """
+        for name, found in self._cascade.run(clips, tracks).items():
+            vectors = [{"clip_id": clip_id, "vector": vector.astype(np.float16)} for clip_id, vector in found.items()]
+            commit_scores(embeddings(self.storage), video_id, name, vectors)
+        return {kind: round(seconds, 4) for kind, seconds in self._cascade.cpu_s.items()}
 
     def cut(self, source: Path, clips: Sequence[dict[str, Any]], folder: Path, beat: Callable[[], None]) -> None:
         """Cut `clips` (rows of the clips table) from `source`, store their files, and say in the rows what was made."""
@@ -128,7 +142,7 @@ class Scanner:
 
     def __init__(self, settings: ScanWorker):
         self._settings, self._config = settings, settings.config
-        self._desk = Desk(settings.config, settings.scratch)
+        self._desk = Desk(settings.config, settings.scratch, settings.overrides)
         self._ledger = scans(self._desk.storage)
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
@@ -153,7 +167,6 @@ class Scanner:
             "status": "ok",
             "retry": False,
             "shots": self._config.shots.fingerprint(),
-            "measured": [token(scorer) for scorer in self._config.scorers],
             "clips": [],
         }
         clock = _Clock(record)
@@ -183,12 +196,14 @@ class Scanner:
         tracks, facts = self._desk.decode(path, folder, config.plan, beat)
         record |= _video_facts(tracks, facts)
         clock.lap("decode_s")
-        with _alive(lambda: beat(tracks.frames)):
+        with alive(lambda: beat(tracks.frames)):
             try:
                 spans = config.shots.shots(tracks)
                 clock.lap("shots_s")
                 clips = [self._clip(record, tracks, span, facts["end_pts"]) for span in spans]
                 clock.lap("score_s")
+                record["picture_cpu_s"] = self._desk.look(record["video_id"], clips, tracks)
+                clock.lap("pictures_s")
             except (
                 ArithmeticError,
                 LookupError,
@@ -214,6 +229,7 @@ class Scanner:
         start_s, end_s = tracks.seconds(span)
         hashes = frames["hashes"][span.start : span.end]
         start_pts, end_pts = span_pts(frames, span, last_pts)
+        scores = self._config.plan.score(tracks, span)
         return {
             "clip_id": clip_id(video_id, *span),
             "video_id": video_id,
@@ -229,14 +245,15 @@ class Scanner:
             "first_hash": int(hashes[0]),
             "last_hash": int(hashes[-1]),
             "frames_hash": frames_hash(hashes),
+            "measured": [token(scorer) for scorer in self._config.plan.frame_scorers],
             "cut": "none",
-            "thumbnail": thumbnail(tracks.meters[THUMBNAILS], span),
-            **self._config.plan.score(tracks, span),
+            "thumbnail": Stills(tracks).thumbnail(span, scores),
+            **scores,
         }
 
 
 @contextlib.contextmanager
-def _alive(beat: Callable[[], None]) -> Iterator[None]:
+def alive(beat: Callable[[], None]) -> Iterator[None]:
     """Reports every few seconds while the block computes: a film's shots may take minutes."""
     stop = threading.Event()
 
@@ -283,7 +300,8 @@ def _receipt(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "key": record["listing_id"],
         **{key: record.get(key) for key in ("uri", "status", "reason", "bytes", "duration_s")},
-        **{key: record.get(key) for key in ("fetch_s", "decode_s", "shots_s", "score_s", "cut_s")},
+        **{key: record.get(key) for key in ("fetch_s", "decode_s", "shots_s", "score_s", "pictures_s", "cut_s")},
+        "picture_cpu_s": record.get("picture_cpu_s") or {},
         "frames": record.get("frames_decoded") or 0,
         "clips": len(clips),
         "cut": sum(clip["cut"] in ("copy", "encode") for clip in clips),

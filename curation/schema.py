@@ -44,6 +44,7 @@ CLIPS: tuple[Column, ...] = (
     Column("first_hash", pa.uint64(), "", "XXH3 of the first frame's decoded pixels"),
     Column("last_hash", pa.uint64(), "", "XXH3 of the last frame's decoded pixels"),
     Column("frames_hash", pa.string(), "", "XXH3-128 over the hashes of all its frames"),
+    Column("measured", pa.list_(pa.string()), "", "scorers, with their settings, that have looked at it"),
     Column("media", pa.string(), "", "the clip's file, relative to the dataset; null if it is not cut"),
     Column("cut", pa.string(), "", "copy (the source's own packets), encode, or none"),
     Column("cut_reason", pa.string(), "", "why it was encoded, or could not be cut; null for copies"),

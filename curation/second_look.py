@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.config import CurateConfig
 from curation.dataset.publish import roster, snapshot
-from curation.dataset.records import CUT_COLUMNS, cuts, scans, scores, token
+from curation.dataset.records import CUT_COLUMNS, clip_schema, commit_scores, cuts, scores, token
 from curation.fetch import FetchFailed, fetched
 from curation.plan import MeasurePlan
+from curation.rules.overrides import Overrides
+from curation.rules.prospects import could_be_kept
 from curation.sandbox import JobFailed
-from curation.scan import Beat, Desk, cut_settings
+from curation.scan import Beat, Desk, alive, cut_settings
 from curation.select import SELECTION
 from curation.video import Span
 from orchestration.storage import Storage
@@ -31,34 +36,54 @@ CUT_FIELDS = (
 )
 
 
-def unscored(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]:
-    """Videos that lack a scorer of `config`: rows of TODO, `work` = {"kinds", "clips": [[clip_id, start, end]]}."""
-    wanted = {token(scorer): scorer for scorer in config.scorers}
-    ledger, speaking = scans(storage), roster(storage)
-    filled = {
-        (video, name)
-        for name, scorer in wanted.items()
-        for table in scores(storage, scorer).read(["video_id", "measured"])
-        for video, measured in zip(*(column.to_pylist() for column in table.columns), strict=True)
-        if measured == name
-    }
-    for part in ledger.parts():
-        lacking: dict[str, list[str]] = {}
-        for table in ledger.read_part(part, ["listing_id", "video_id", "measured"]):
-            for row in table.to_pylist():
-                video = row["video_id"] or ""
-                missing = [name for name in wanted if name not in row["measured"] and (video, name) not in filled]
-                if missing and speaking.scanned.get(video) == row["listing_id"]:
-                    lacking[row["listing_id"]] = missing
-        if not lacking:
+def unscored(storage: Storage, config: CurateConfig, overrides: Overrides) -> Iterator[dict[str, Any]]:
+    """Videos with clips that lack a score of `config`: rows of TODO, `work` = {"clips": rows of the clips table}.
+
+    A frame scorer has to have looked at every clip, a picture scorer at those which the rules on the rest could keep.
+    """
+    columns = [name for name in clip_schema().names if name != "thumbnail"]
+    speaking = roster(storage)
+
+    def wanted() -> Iterator[dict[str, Any]]:
+        for table in snapshot(storage, "clips", columns):
+            lacking = _lacking(table, config, overrides)
+            for clip in table.filter(pa.array(lacking)).to_pylist():
+                yield {name: value for name, value in clip.items() if value is not None}
+
+    for video_id, clips in itertools.groupby(wanted(), key=lambda clip: clip["video_id"]):
+        found = list(clips)
+        names = (name for clip in found for name in (clip["clip_id"], *clip["measured"]))
+        yield _todo(video_id, speaking.canonical(video_id), {"clips": found}, *names)
+
+
+def _lacking(clips: pa.Table, config: CurateConfig, overrides: Overrides) -> np.ndarray:
+    """[n] bool: the clip is to be looked at again."""
+    pictures = config.picture_scorers
+    frames = [~_measured(clips, token(scorer)) for scorer in config.plan.frame_scorers]
+    lacks = np.array([~_measured(clips, token(scorer)) for scorer in pictures], bool).reshape(
+        len(pictures), clips.num_rows
+    )
+    found = np.logical_or.reduce(frames) if frames else np.zeros(clips.num_rows, bool)
+    for pattern in np.unique(lacks, axis=1).T:  # few: most clips lack the same scorers
+        if not pattern.any():
             continue
-        for table in ledger.read_part(part, ["listing_id", "video_id", "clips"]):
-            for row in table.to_pylist():
-                missing = lacking.get(row["listing_id"])
-                if missing and row["clips"]:
-                    spans = [[clip["clip_id"], clip["start_frame"], clip["end_frame"]] for clip in row["clips"]]
-                    work = {"kinds": [wanted[name].kind for name in missing], "clips": spans}
-                    yield _todo(row["video_id"], speaking.canonical(row["video_id"]), work, *missing)
+        here = (lacks == pattern[:, None]).all(axis=0)
+        if not config.score_all:
+            missing = [scorer for scorer, lack in zip(pictures, pattern, strict=True) if lack]
+            pending = {column.name for scorer in missing for column in scorer.columns()}
+            settings = {"damage": config.damage, "overrides": overrides}
+            here[here] = could_be_kept(clips.filter(pa.array(here)), config.select, pending, **settings)
+        found = found | here
+    return found
+
+
+def _measured(clips: pa.Table, name: str) -> np.ndarray:
+    """[n] bool: a scorer, by its token, has looked at the clip."""
+    measured = clips.column("measured").combine_chunks()
+    hits = pc.list_parent_indices(measured).filter(pc.equal(pc.list_flatten(measured), name))
+    found = np.zeros(clips.num_rows, bool)
+    found[hits.to_numpy()] = True
+    return found
 
 
 def uncut(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]:
@@ -115,6 +140,7 @@ class SecondLook:
     scratch: str
     kind: str
     run: int
+    overrides: Overrides
 
     def __call__(self) -> Callable[[dict[str, Any], Beat], dict[str, Any]]:
         return _Work(self)
@@ -125,7 +151,7 @@ class _Work:
 
     def __init__(self, settings: SecondLook):
         self._settings, self._config = settings, settings.config
-        self._desk = Desk(settings.config, settings.scratch)
+        self._desk = Desk(settings.config, settings.scratch, settings.overrides)
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
         problem = None
@@ -149,13 +175,24 @@ class _Work:
     def _score(
         self, path: Path, row: dict[str, Any], work: dict[str, Any], folder: Path, beat: Callable[..., None]
     ) -> None:
-        scorers = tuple(scorer for scorer in self._config.scorers if scorer.kind in work["kinds"])
-        tracks, _ = self._desk.decode(path, folder, MeasurePlan(scorers=scorers), beat)
-        for scorer in scorers:
-            clips = [{"clip_id": name, **scorer.score(tracks, Span(start, end))} for name, start, end in work["clips"]]
-            key = f"{row['video_id'][:32]}-{scorer.fingerprint()}"
-            record = {"key": key, "video_id": row["video_id"], "measured": token(scorer), "clips": clips}
-            scores(self._desk.storage, scorer).commit(key, record)
+        clips = work["clips"]
+        before = {clip["clip_id"]: set(clip["measured"]) for clip in clips}
+        scorers = self._config.plan.frame_scorers
+        lacking = tuple(s for s in scorers if any(token(s) not in names for names in before.values()))
+        tracks, _ = self._desk.decode(path, folder, MeasurePlan(scorers=lacking), beat)
+        for clip in clips:
+            for scorer in lacking:
+                if (name := token(scorer)) not in clip["measured"]:
+                    clip |= scorer.score(tracks, Span(clip["start_frame"], clip["end_frame"]))
+                    clip["measured"] = [*clip["measured"], name]
+        with alive(lambda: beat(tracks.frames)):
+            self._desk.look(row["video_id"], clips, tracks)
+        for scorer in self._config.scorers:
+            name, columns = token(scorer), [column.name for column in scorer.columns()]
+            new = [clip for clip in clips if name in clip["measured"] and name not in before[clip["clip_id"]]]
+            if new:
+                values = [{column: clip.get(column) for column in ("clip_id", *columns)} for clip in new]
+                commit_scores(scores(self._desk.storage, scorer), row["video_id"], name, values)
 
     def _cut(
         self, path: Path, row: dict[str, Any], work: dict[str, Any], folder: Path, beat: Callable[..., None]

@@ -31,10 +31,11 @@ class Column:
     unit: str
     doc: str
     source: str = ""
+    temporal: bool = False  # needs more than one picture: says nothing of a still one, and no rule on it drops one
 
 
 BOXES = pa.list_(pa.struct([*((side, pa.float32()) for side in "xywh"), ("kind", pa.string())]))
-"""Boxes in the picture in the middle of a clip (its thumbnail): left, top, width and height as shares of the picture."""
+"""Boxes in the picture that is a clip's thumbnail: left, top, width and height as shares of the picture."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class VideoInfo:
     container: str
     width: int  # coded pixels, before rotation and pixel aspect
     height: int
-    fps: float  # average; real times are in `Tracks.times`
+    fps: float  # average, 0 of a picture; real times are in `Tracks.times`
     rotation: int  # degrees clockwise to turn the picture for display: 0, 90, 180, 270
     pixel_aspect: float  # width of a pixel / its height
     pix_fmt: str
@@ -188,6 +189,8 @@ class Scorer(Config):
     value that could not be measured, and never raises for odd content.
     """
 
+    version: ClassVar[int] = 1  # raised where the same settings give other scores
+
     def columns(self) -> tuple[Column, ...]:
         raise NotImplementedError
 
@@ -214,6 +217,12 @@ class ClipView:
     pictures: Sequence[Picture]  # in order of time; fewer than asked for where the clip is short, never none
     row: Mapping[str, Any]  # columns of the clips table so far, those of the scorers listed before included
     info: VideoInfo
+    thumbnail: int | None = None  # which of the pictures is the clip's thumbnail; None: the one in the middle
+
+    @property
+    def middle(self) -> Picture:
+        """The picture that boxes refer to: the clip's thumbnail."""
+        return self.pictures[len(self.pictures) // 2 if self.thumbnail is None else self.thumbnail]
 
 
 Look = Callable[[Sequence[ClipView]], list[dict[str, Any]]]
@@ -230,7 +239,6 @@ class PictureScorer(Config):
     pictures.
     """
 
-    kind: str
     pictures: int = Field(default=3, ge=1, le=64, description="pictures of a clip that are looked at, evenly spaced")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

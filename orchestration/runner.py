@@ -95,6 +95,7 @@ def _first_pass(engine: Engine, rows: pa.Table, worker: Callable[[], Worker], bo
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(engine.workers, rows.num_rows), max_tasks_in_flight_per_actor=1),
         num_cpus=engine.config.worker_cpus,
+        num_gpus=engine.config.worker_gpus or None,
         max_restarts=1000,
         max_task_retries=0,
     )
@@ -116,7 +117,8 @@ def _second_pass(
 ) -> Iterator[dict[str, Any]]:
     import ray
 
-    single = ray.remote(max_retries=0, num_cpus=engine.config.worker_cpus)(_alone)
+    config = engine.config
+    single = ray.remote(max_retries=0, num_cpus=config.worker_cpus, num_gpus=config.worker_gpus)(_alone)
     waiting = iter(rows)
     running: dict[Any, dict[str, Any]] = {}
     while True:

@@ -29,7 +29,8 @@ class RayConfig(Config):
     address: str | None = None  # of a running cluster ("auto", "ray://host:10001"); null starts Ray on this machine
     workers: int | None = None  # videos at once; null: one a CPU
     worker_cpus: float = 1.0  # CPUs that Ray reserves for each worker
-    worker_memory_gb: float = 1.5  # that a worker and its decoder usually need; bounds how many run at once
+    worker_gpus: float = 0.0  # GPUs that Ray reserves for each worker's models, as in 0.5; 0: they run on the CPU
+    worker_memory_gb: float = 2.0  # that a worker, its decoder and models usually need; bounds how many run at once
     stall_s: float = 900.0  # a run in which no worker reports anything for so long is stopped
 
 
@@ -103,7 +104,7 @@ def _start(config: RayConfig, home: Path) -> int:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    return workers
+    return _with_gpus(config, workers)
 
 
 def _connect(config: RayConfig) -> int:
@@ -119,7 +120,19 @@ def _connect(config: RayConfig) -> int:
         log_to_driver=False,
     )
     total = ray.cluster_resources().get("CPU", 1)
-    return config.workers or max(1, int((total - 1) / config.worker_cpus))
+    return _with_gpus(config, config.workers or max(1, int((total - 1) / config.worker_cpus)))
+
+
+def _with_gpus(config: RayConfig, workers: int) -> int:
+    """No more workers than there are GPUs for: those above it would wait for ever."""
+    import ray
+
+    if not config.worker_gpus:
+        return workers
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus < config.worker_gpus:
+        raise ValueError(f"ray.worker_gpus is {config.worker_gpus:g}, but Ray sees {gpus:g} GPUs")
+    return min(workers, int(gpus / config.worker_gpus))
 
 
 @contextlib.contextmanager

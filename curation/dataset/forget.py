@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.dataset.publish import settle
-from curation.dataset.records import cuts, scans, tombstones
+from curation.dataset.records import cuts, embeddings, scans, tombstones
 from curation.rules.decide import Damage
 from curation.schema import CLIPS
 from curation.scorers import score_columns
@@ -40,13 +40,13 @@ def forget(storage: Storage, video_id: str) -> dict[str, int]:
             tombstones(storage).commit(full, {"video_id": full, "date": today})
         media = _drop_folder(storage, f"media/{full}")
         _drop_folder(storage, "report")  # it shows pictures of the video; `rushes report` makes it anew
-        for folder in ("captions", "embeddings"):
-            _drop(storage, folder, "clip_id", f"{full[:16]}-")
+        _drop(storage, "captions", "clip_id", f"{full[:16]}-")
         clips = _drop(storage, "clips", "video_id", full)
         _decide_anew(storage)
         rows = _drop(storage, "videos", "video_id", full)
         for folder in sorted({name.rsplit("/", 1)[0] for name in storage.list("scores", ".parquet")}):
             rows += Ledger(storage, folder, PLACES, "key").rewrite_without({full}, "video_id")
+        rows += embeddings(storage).rewrite_without({full}, "video_id")
         rows += cuts(storage).rewrite_without({full}, "video_id")
         _drop_metrics(storage, _uris(storage, full))
         rows += scans(storage).rewrite_without({full}, "video_id")

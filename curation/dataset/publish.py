@@ -76,7 +76,7 @@ def publish(storage: Storage, scorers: Sequence[AnyScorer]) -> None:
     videos = _Snapshot(storage, "videos", arrow_schema(VIDEOS))
     clips = _Snapshot(storage, "clips", clip_schema())
     with videos, clips:
-        for table in scans(storage).read(["listing_id", *videos.schema.names, "measured", "clips"]):
+        for table in scans(storage).read(["listing_id", *videos.schema.names, "clips"]):
             videos.add(_videos(table, speaking))
             clips.add(_clips(table, speaking, additions))
     storage.write_bytes(READY, json.dumps([*videos.names, *clips.names]).encode())
@@ -142,10 +142,7 @@ def _clips(table: pa.Table, speaking: Roster, additions: _Additions) -> pa.Table
     identities = _rows(table.select(["video_id", "listing_id"]))
     spoken = [video_id is not None and speaking.scanned.get(video_id) == name for video_id, name in identities]
     rows = table.filter(pa.array(spoken, pa.bool_()))
-    counts = pc.list_value_length(rows.column("clips")).fill_null(0).to_pylist()
-    measured = rows.column("measured").to_pylist()
-    clips = pa.Table.from_struct_array(pc.list_flatten(rows.column("clips")))
-    return additions.applied(clips, [names or [] for names, n in zip(measured, counts, strict=True) for _ in range(n)])
+    return additions.applied(pa.Table.from_struct_array(pc.list_flatten(rows.column("clips"))))
 
 
 class _Additions:
@@ -169,13 +166,15 @@ class _Additions:
                     if name not in latest or (run or 0, key) > latest[name]:
                         self._cuts[name], latest[name] = tuple(made), (run or 0, key)
 
-    def applied(self, clips: pa.Table, measured: list[list[str]]) -> pa.Table:
-        """`measured`: for each clip the scorers whose values it has from its scan."""
+    def applied(self, clips: pa.Table) -> pa.Table:
         names = clips.column("clip_id").to_pylist()
+        measured = dict(zip(names, clips.column("measured").to_pylist(), strict=True))
         for scorer, columns, values in self._scores:
-            lacking = {name for name, scorers in zip(names, measured, strict=True) if scorer not in scorers}
+            lacking = {name for name, scorers in measured.items() if scorer not in scorers}
             nothing = (None,) * len(columns)
             clips = _replaced(clips, names, columns, {name: values.get(name, nothing) for name in lacking})
+            measured |= {name: [*measured[name], scorer] for name in lacking & values.keys()}
+        clips = _replaced(clips, names, ["measured"], {name: (scorers,) for name, scorers in measured.items()})
         return _replaced(
             clips, names, CUT_COLUMNS[1:], {name: self._cuts[name] for name in names if name in self._cuts}
         )
