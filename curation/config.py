@@ -44,6 +44,7 @@ class CurateConfig(Config):
     output: str  # the dataset: a folder or any fsspec URI
     limit: int | None = Field(default=None, ge=1)  # take the first files only
     sample: Share | None = None  # take a stable share of the files, as in 0.1%
+    images: bool = True  # pictures (JPEG, PNG, WebP) become clips of one frame; false: they are failed files
     retry: bool = False  # take files again that failed; those that failed for a passing reason are taken again anyway
     scratch: str | None = None  # local folder for files in work; null: the system's temporary folder
     damage: Literal["keep_clean", "reject", "keep"] = "keep_clean"  # of a damaged video: its clean clips, none, or all

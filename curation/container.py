@@ -35,18 +35,22 @@ class NotVideo(ValueError):
     """The file cannot be opened as one of FORMATS, or holds no video stream."""
 
 
-def open_video(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> tuple[InputContainer, VideoStream]:
+def open_video(
+    file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS, demuxer: str | None = None
+) -> tuple[InputContainer, VideoStream]:
     """Open a local file, or an open one, and choose its first real video stream (cover pictures do not count).
 
+    `demuxer`: open it as this and nothing else (see media.still); by default the content says which of FORMATS it is.
     The codec is single-threaded. Neither opening nor decoding makes a picture of more than `max_pixels`. Raises
     NotVideo with a reason for people.
     """
-    container, stream = _open(file, {**OPEN_OPTIONS, "max_pixels": str(max_pixels)})
+    options = OPEN_OPTIONS if demuxer is None else {**OPEN_OPTIONS, "format_whitelist": demuxer}
+    container, stream = _open(file, demuxer, {**options, "max_pixels": str(max_pixels)})
     context = stream.codec_context
     size = (context.width, context.height)
     if not all(size):  # the limit stopped the decoder, which forgets the size then
         container.close()
-        container, stream = _open(file, {**OPEN_OPTIONS, "skip_frame": "all"})
+        container, stream = _open(file, demuxer, {**options, "skip_frame": "all"})
         context = stream.codec_context
         size = (context.width, context.height)
     if size[0] * size[1] > max_pixels:
@@ -58,14 +62,16 @@ def open_video(file: str | Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> tu
     return container, stream
 
 
-def _open(file: str | Path | IO[bytes], options: dict[str, str]) -> tuple[InputContainer, VideoStream]:
+def _open(
+    file: str | Path | IO[bytes], demuxer: str | None, options: dict[str, str]
+) -> tuple[InputContainer, VideoStream]:
     source = str(file) if isinstance(file, str | Path) else file
     if not isinstance(source, str):
         source.seek(0)
     av_logging.set_level(av_logging.ERROR)
     with av_logging.Capture() as complaints:
         try:
-            container = av.open(source, "r", options=options, metadata_errors="replace")
+            container = av.open(source, "r", format=demuxer, options=options, metadata_errors="replace")
         except (FFmpegError, ValueError, OSError) as error:
             raise NotVideo(_why_not(source, error, complaints)) from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

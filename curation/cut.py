@@ -6,14 +6,17 @@ a result with its reason, never an exception.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from curation.container import NotVideo
 from curation.media.encode import encode_clips
 from curation.media.guard import MEDIA_ERRORS, Guard, fault
 from curation.media.remux import CannotCopy, Run, copy_clips, plan, survey
+from curation.media.still import Still, read_still
 from curation.media.verify import verify_copy
 from curation.video import Span
 from orchestration.config import Config
@@ -52,18 +55,25 @@ class CutResult:
     cut: Literal["copy", "encode", "none"]
     reason: str | None = None  # why it is not a copy; None for copies and where cutting is off
     verified: str = ""  # what was proven of a copy: ends or full; of an encoded clip: count
+    suffix: str = ".mp4"  # of the file, which is the request's target with this suffix
 
 
 def cut_clips(
     source: Path, requests: Sequence[CutRequest], config: CutConfig, guard: Guard | None = None
 ) -> list[CutResult]:
-    """Make the clips of one file, in the order of `requests`.
+    """Make the clips of one file, in the order of `requests`. A picture's clip is the file itself, byte by byte.
 
     Never raises for what the file holds; a full disk is an OSError.
     """
     guard = guard or Guard()
     if config.mode == "none":
         return [CutResult("none") for _ in requests]
+    try:
+        still = read_still(source)
+    except NotVideo as error:
+        return [CutResult("none", str(error)) for _ in requests]
+    if still is not None:
+        return [_copy_still(source, still, request.target) for request in requests]
     results: dict[int, CutResult] = {}
     reasons = dict.fromkeys(range(len(requests)), "configured")
     if config.mode == "copy":
@@ -77,6 +87,14 @@ def cut_clips(
             else:
                 results[clip] = CutResult("none", f"{reasons[clip]}; {failure}")
     return [results[clip] for clip in range(len(requests))]
+
+
+def _copy_still(source: Path, still: Still, target: Path) -> CutResult:
+    try:
+        shutil.copyfile(source, target.with_suffix(still.suffix))
+    except OSError as error:
+        return CutResult("none", fault(error), suffix=still.suffix)
+    return CutResult("copy", None, "full", still.suffix)
 
 
 def _copy(

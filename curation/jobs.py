@@ -42,10 +42,12 @@ def probe(send: Any, path: str) -> dict[str, Any]:
     return decoding.probe(path)
 
 
-def decode(send: Any, path: str, folder: str, config: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+def decode(
+    send: Any, path: str, folder: str, config: dict[str, Any], plan: dict[str, Any], images: bool = True
+) -> dict[str, Any]:
     cv2.setNumThreads(1)
     settings = decoding.DecodeConfig.model_validate(config)
-    return decoding.decode(Path(path), Path(folder), settings, MeasurePlan.model_validate(plan), send)
+    return decoding.decode(Path(path), Path(folder), settings, MeasurePlan.model_validate(plan), send, images)
 
 
 def cut(

@@ -20,6 +20,7 @@ from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video
 from curation.fetch import open_source
 from curation.media.packets import NONE, decode_packets, linear_frames, packet_table
 from curation.media.pixels import View
+from curation.media.still import read_still
 from orchestration.storage import Storage
 
 Take = Callable[[int, av.VideoFrame], None]  # a frame's number in the clip, and the frame
@@ -113,6 +114,12 @@ def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], leng
         return
     # A picture is no larger than the scan found; decoders round sizes up.
     pixels = max(MAX_PIXELS, ((row.get("width") or 0) + 128) * ((row.get("height") or 0) + 128))
+    still = read_still(file)
+    if still is not None:
+        container, stream = still.open(pixels)
+        with container:
+            take(0, still.plain(still.frame(container, stream)))
+        return
     container, stream = open_video(file, pixels)
     with container:
         if row.get("interlaced"):  # a field's missing lines come from the frames before and after

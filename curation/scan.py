@@ -22,6 +22,7 @@ from curation.dataset.records import clip_schema, commit_scores, embeddings, sca
 from curation.decode import load_tracks, span_pts
 from curation.fetch import FetchFailed, fetched
 from curation.ingest import UNREADABLE
+from curation.media.still import PICTURES
 from curation.media.verify import frames_hash
 from curation.plan import MeasurePlan
 from curation.rules.overrides import Overrides
@@ -86,6 +87,7 @@ class Desk:
             folder=str(arrays),
             config=self.config.decode.model_dump(mode="json"),
             plan=plan.model_dump(mode="json"),
+            images=self.config.images,
         )
         return load_tracks(arrays, result), result
 
@@ -125,10 +127,10 @@ class Desk:
         for clip, request, result in zip(clips, requests, results, strict=True):
             made = result["cut"] != "none"
             clip |= {"cut": result["cut"], "cut_reason": result["reason"], "cut_settings": cut_settings(config)}
-            name = f"media/{clip['video_id']}/{clip['clip_id']}.mp4"
+            name = f"media/{clip['video_id']}/{clip['clip_id']}{result['suffix']}"
             clip["media"] = name if made else None
             if made:
-                self.storage.put_file(Path(request["target"]), name)
+                self.storage.put_file(Path(request["target"]).with_suffix(result["suffix"]), name)
                 beat()
 
 
@@ -233,6 +235,7 @@ class Scanner:
         return {
             "clip_id": clip_id(video_id, *span),
             "video_id": video_id,
+            "image": tracks.info.container in PICTURES,
             "start_frame": span.start,
             "end_frame": span.end,
             "start_s": start_s,
@@ -287,6 +290,7 @@ def _video_facts(tracks: Tracks, result: dict[str, Any]) -> dict[str, Any]:
     named = {column.name for column in VIDEOS}
     return {
         **{key: value for key, value in info.items() if key in named},
+        "fps": info["fps"] or None,
         "frames": result["frames_promised"],
         "frames_decoded": tracks.frames,
         "decode_errors": int(tracks.damaged.sum()),

@@ -181,7 +181,7 @@ def _resolve(
                 passes &= ~check.fails(columns, {})
             for column, spill in spills.items():
                 value = columns.numbers(column)
-                spill.add(value[passes & ~np.isnan(value)])
+                spill.add(value[passes & ~np.isnan(value) & ~columns.exempt(column)])
         found = []
         for rule in quantiles:
             spill = spills[rule.column]

@@ -2,7 +2,7 @@
 
 A rule has three outcomes for a clip: it holds, it fails, or a column it needs was not scored. The third counts against
 the clip (`missing: drop`) unless the condition says `missing: keep`, also below `not`: no clip is kept because a score
-is absent.
+is absent. Of a still picture a column on time or motion says nothing: conditions on it never count against one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Columns(Protocol):
         """[n] bool: the value is one of `values`; [n] bool: there is no value."""
         ...
 
+    def exempt(self, column: str) -> np.ndarray:
+        """[n] bool: the clip is a still picture, of which the column says nothing."""
+        ...
+
 
 class RuleBase(Config):
     def conditions(self) -> Iterator[Condition]:
@@ -46,7 +50,8 @@ class RuleBase(Config):
         raise NotImplementedError
 
     def truth(self, columns: Columns, unscored: bool, forgiven: bool = True) -> np.ndarray:
-        """[n] bool. A missing value counts as `unscored`, or as `forgiven` where the condition says `missing: keep`."""
+        """[n] bool. A missing value counts as `unscored`, or as `forgiven` where the condition says `missing: keep` or
+        the clip is exempt."""
         raise NotImplementedError
 
 
@@ -159,7 +164,8 @@ class Condition(RuleBase):
             missing = np.isnan(value)
             passes = np.ones(len(value), bool) if self.min is None else value >= self.min
             passes = passes if self.max is None else passes & (value <= self.max)
-        return np.where(missing, forgiven if self.missing == "keep" else unscored, passes)
+        passes = np.where(missing, forgiven if self.missing == "keep" else unscored, passes)
+        return np.where(columns.exempt(self.column), forgiven, passes)
 
 
 class AnyOf(RuleBase):

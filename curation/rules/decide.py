@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,12 @@ import pyarrow.compute as pc
 from curation.rules.conditions import Columns, Condition, RuleBase
 from curation.rules.overrides import Overrides
 from curation.rules.selection import Selection
+from curation.schema import CLIPS
+from curation.scorers import score_columns
 
 Damage = Literal["keep_clean", "reject", "keep"]  # drop clips with decoder errors, all clips of such videos, or none
 BY_HAND = "dropped by hand"
+IMAGE = "image"
 _DAMAGE = {
     "keep_clean": ("decode_errors", "decoder errors"),
     "reject": ("video_errors", "decoder errors in its video"),
@@ -62,6 +66,17 @@ class Batch:
         found = pc.is_in(array, value_set=pa.array(values, array.type))
         return found.to_numpy(zero_copy_only=False), array.is_null().to_numpy(zero_copy_only=False)
 
+    def exempt(self, column: str) -> np.ndarray:
+        if column not in temporal_columns():
+            return np.zeros(self._batch.num_rows, bool)
+        return self._batch.column(IMAGE).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+@cache
+def temporal_columns() -> frozenset[str]:
+    """Columns that say nothing of a still picture."""
+    return frozenset(column.name for column in (*CLIPS, *score_columns()) if column.temporal)
+
 
 def decide(
     clips: pa.RecordBatch | pa.Table,
@@ -86,7 +101,7 @@ def decide(
 
 def read_columns(selection: Selection, damage: Damage) -> dict[str, pa.DataType]:
     """Columns that the decision depends on -> the type they are read as."""
-    return selection.columns | ({_DAMAGE[damage][0]: pa.float64()} if damage != "keep" else {})
+    return {IMAGE: pa.bool_()} | selection.columns | ({_DAMAGE[damage][0]: pa.float64()} if damage != "keep" else {})
 
 
 def canonical(clips: pa.RecordBatch | pa.Table, columns: Mapping[str, pa.DataType]) -> pa.RecordBatch:
@@ -195,6 +210,6 @@ def _beyond(rule: Condition) -> Callable[[Columns, Mapping[str, float]], np.ndar
         value, limit = columns.numbers(rule.column), thresholds.get(reason)
         if limit is None:
             return np.zeros(len(value), bool)
-        return value > limit if rule.lowest else value < limit
+        return (value > limit if rule.lowest else value < limit) & ~columns.exempt(rule.column)
 
     return fails

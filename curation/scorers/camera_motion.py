@@ -33,15 +33,16 @@ class CameraMotion(Scorer):
     )
 
     def columns(self) -> tuple[Column, ...]:
-        return (
-            Column("camera_motion", pa.string(), "", "static, pan, tilt, zoom, roll or shake", SOURCE),
-            Column("camera_confidence", pa.float32(), "0-1", "the label's share of all camera motion", SOURCE),
-            Column("camera_pan", pa.float32(), "% of width / s", "mean pan; positive: the view moves right", SOURCE),
-            Column("camera_tilt", pa.float32(), "% of height / s", "mean tilt; positive: the view moves up", SOURCE),
-            Column("camera_zoom", pa.float32(), "% / s", "mean growth of what is seen; positive: zoom in", SOURCE),
-            Column("camera_roll", pa.float32(), "degrees / s", "mean roll; positive: camera turns clockwise", SOURCE),
-            Column("camera_shake", pa.float32(), "% of diagonal / s", "RMS speed of the camera's tremble", SOURCE),
+        found = (
+            ("camera_motion", pa.string(), "", "static, pan, tilt, zoom, roll or shake"),
+            ("camera_confidence", pa.float32(), "0-1", "the label's share of all camera motion"),
+            ("camera_pan", pa.float32(), "% of width / s", "mean pan; positive: the view moves right"),
+            ("camera_tilt", pa.float32(), "% of height / s", "mean tilt; positive: the view moves up"),
+            ("camera_zoom", pa.float32(), "% / s", "mean growth of what is seen; positive: zoom in"),
+            ("camera_roll", pa.float32(), "degrees / s", "mean roll; positive: camera turns clockwise"),
+            ("camera_shake", pa.float32(), "% of diagonal / s", "RMS speed of the camera's tremble"),
         )
+        return tuple(Column(*facts, SOURCE, temporal=True) for facts in found)
 
     def meters(self, info: VideoInfo) -> dict[str, Meter]:
         return {f"flow@{self.rate:g}": FlowMeter(self.rate)}

@@ -79,6 +79,7 @@ class Freeze(Scorer):
                 "share of time, 0-1",
                 "time in runs of at least 0.5 s (setting) without change; codec noise is no change",
                 "after ffmpeg freezedetect, per block instead of per picture",
+                temporal=True,
             ),
         )
 

@@ -28,6 +28,7 @@ class Motion(Scorer):
                 "% of frame diagonal / s",
                 "speed of objects apart from the camera, mean over picture and time; null for blank or too short clips",
                 "DIS flow (Kroeger et al. 2016) less a robust planar camera model (curation/scorers/flow.py)",
+                temporal=True,
             ),
         )
 
