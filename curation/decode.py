@@ -304,8 +304,7 @@ def _video_info(
 ) -> VideoInfo:
     """`picture` as decoded, `shown` as meters see it."""
     transfer = {16: "pq", 18: "hlg"}.get(int(picture.color_trc or 0), "")
-    as_coded = shown.format.name.startswith("yuv")  # else picture_planes converts it, to limited-range BT.601
-    full = int(shown.color_range or 0) == 2 or shown.format.name.startswith("yuvj")
+    as_coded = shown.format.name.startswith("yuv")  # else picture_planes converts it, to BT.601 of the same range
     # libav reports the display matrix counter-clockwise.
     rotation = round(-picture.rotation / 90) * 90 % 360 if still is None else still.rotation
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
@@ -319,7 +318,7 @@ def _video_info(
         pixel_aspect=aspect if still is None else 1.0,  # a picture's says how it was meant to be printed
         pix_fmt=picture.format.name,
         bits=picture.format.components[0].bits,
-        full_range=as_coded and full,
+        full_range=int(shown.color_range or 0) == 2 or shown.format.name.startswith("yuvj"),
         interlaced=bool(picture.interlaced_frame),
         hdr=transfer,
         matrix=YUV.get(matrix_of(shown), "601") if as_coded else "601",
