@@ -1,0 +1,361 @@
+"""Which text is laid over the picture and which belongs to the scene.
+
+Between two pictures of a clip text is looked for in two places: where it was (an overlay stands still), and where the
+camera has carried the scene (a sign goes with it). Edges are compared, not boxes: a box of another text in the same
+place is no evidence, and a translucent logo keeps its edges over any background. Where camera and surroundings stand
+still both places are the same, and only position and rendering are left to judge by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+Kind = Literal["scene", "overlay", "subtitle", "watermark"]
+
+SAME = 0.6  # agreement of edges from which on two crops show the same thing
+OTHER = 0.4  # and below which they do not
+TEXTURE = 6.0  # codes per px; a weaker edge is noise
+FEW_EDGES = 24  # px; fewer say nothing
+MOVED = 3.0  # px; the camera must carry a box further than this for the two places to differ
+OTHERS = 3  # pictures nearest in time that one is compared with
+MOST_BOXES = 120  # of a picture, largest first; the rest of it takes the kind that covers most
+
+
+class TextBox(NamedTuple):
+    """One line or word: corners [4, 2] float32 in px, clockwise from top left."""
+
+    corners: np.ndarray
+    kind: Kind
+
+
+class _Place(NamedTuple):
+    """What position and rendering say: for an overlay if positive; `kind` is what it would be."""
+
+    score: float
+    kind: Kind
+
+
+def tell_apart(pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[list[TextBox]]:
+    """Kinds of text.
+
+    pictures: each [H, W, 3] uint8 RGB, in order of time. boxes: for each picture [N, 4, 2] px.
+    Returns the boxes of each picture, largest first, with those added that were overlooked in it but found in
+    another and stand there unchanged.
+    """
+    shots = [_Shot(picture, found) for picture, found in zip(pictures, boxes, strict=True)]
+    pairs: dict[tuple[int, int], _Pair] = {}
+    scores: list[list[float]] = []
+    stays: list[list[dict[int, float]]] = []
+    for number, shot in enumerate(shots):
+        scores.append([])
+        stays.append([])
+        nearest = sorted((other for other in range(len(shots)) if other != number), key=lambda o: abs(o - number))
+        for at, corners in enumerate(shot.boxes[:MOST_BOXES]):
+            place = shot.places[at]
+            evidence, stay = 0.0, {}
+            for other in nearest[:OTHERS]:
+                if shots[other].grey.shape != shot.grey.shape:
+                    continue
+                if (number, other) not in pairs:
+                    pairs[number, other] = _Pair(shot, shots[other])
+                votes, stay[other] = pairs[number, other].evidence(corners, place.kind)
+                evidence += votes
+            scores[-1].append(float(np.clip(evidence, -6, 6)) + place.score)
+            stays[-1].append(stay)
+    return _settle(shots, scores, stays)
+
+
+def _settle(
+    shots: Sequence[_Shot], scores: Sequence[Sequence[float]], stays: Sequence[Sequence[Mapping[int, float]]]
+) -> list[list[TextBox]]:
+    """The same text in the same place is of one kind; what stands still is in every picture it stands still in."""
+    told: list[list[TextBox]] = []
+    added: list[list[TextBox]] = [[] for _ in shots]
+    for number, shot in enumerate(shots):
+        told.append([])
+        for at, score in enumerate(scores[number]):
+            alike = [score]
+            missing = []
+            for other, same in stays[number][at].items():
+                if same < SAME:
+                    continue
+                twin = shots[other].at(shot.boxes[at])
+                if twin is None:
+                    missing.append(other)
+                elif twin < len(scores[other]):
+                    alike.append(scores[other][twin])
+            overlay = float(np.mean(alike)) > 0
+            box = TextBox(shot.boxes[at], shot.places[at].kind if overlay else "scene")
+            told[-1].append(box)
+            if overlay:
+                for other in missing:
+                    added[other].append(box)
+        if len(shot.boxes) > MOST_BOXES:
+            overlay = sum(cv2.contourArea(box.corners) for box in told[-1] if box.kind != "scene")
+            scene = sum(cv2.contourArea(box.corners) for box in told[-1] if box.kind == "scene")
+            told[-1] += [TextBox(c, "overlay" if overlay > scene else "scene") for c in shot.boxes[MOST_BOXES:]]
+    for number, more in enumerate(added):
+        for box in more:
+            if not any(_overlap(box.corners, known.corners) > 0.5 for known in told[number]):
+                told[number].append(box)
+    return told
+
+
+class _Shot:
+    """A picture with its boxes, largest first."""
+
+    def __init__(self, rgb: np.ndarray, boxes: np.ndarray) -> None:
+        self.rgb = rgb
+        self.grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        areas = [cv2.contourArea(corners) for corners in boxes]
+        self.boxes = [boxes[number] for number in np.argsort(areas, kind="stable")[::-1]] if len(boxes) else []
+
+    @cached_property
+    def covered(self) -> np.ndarray:
+        """[H, W] uint8, 255 where there is text."""
+        mask = np.zeros(self.grey.shape, np.uint8)
+        for corners in self.boxes:
+            cv2.fillConvexPoly(mask, corners.round().astype(np.int32), 255)
+        return mask
+
+    @cached_property
+    def features(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """[N, 2] px and descriptors of corners outside of text."""
+        scale = min(1.0, 512 / max(self.grey.shape))
+        small = cv2.resize(self.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        free = cv2.resize(cv2.bitwise_not(cv2.dilate(self.covered, np.ones((9, 9), np.uint8))), small.shape[::-1])
+        points, descriptors = cv2.ORB.create(600, fastThreshold=10).detectAndCompute(small, free)
+        return np.array([point.pt for point in points], np.float32).reshape(-1, 2) / scale, descriptors
+
+    @cached_property
+    def lines(self) -> list[tuple[float, float, float, float]]:
+        """For each box the left, top, right, bottom (shares of the picture) of the line of words it stands in."""
+        height, width = self.grey.shape
+        rects = np.array([[*c.min(0), *c.max(0)] for c in self.boxes[:MOST_BOXES]]).reshape(-1, 4)
+        lines = []
+        for rect in rects:
+            left, top, right, bottom = rect
+            tall = bottom - top
+            alike = (np.abs(rects[:, 1] - top) < 0.4 * tall) & (np.abs(rects[:, 3] - bottom) < 0.4 * tall)
+            for other in sorted(rects[alike].tolist(), key=lambda r: abs(r[0] - rect[0])):
+                if other[0] - right < 1.5 * tall and left - other[2] < 1.5 * tall:
+                    left, right = min(left, other[0]), max(right, other[2])
+            lines.append((left / width, top / height, right / width, bottom / height))
+        return lines
+
+    @cached_property
+    def places(self) -> list[_Place]:
+        return [
+            _place(line, _angle(corners), _crispness(self.rgb, corners))
+            for line, corners in zip(self.lines, self.boxes, strict=False)
+        ]
+
+    def at(self, corners: np.ndarray) -> int | None:
+        """The box in this place."""
+        for number, other in enumerate(self.boxes):
+            if _overlap(corners, other) > 0.4:
+                return number
+        return None
+
+
+class _Pair:
+    """Text of one picture, sought in another."""
+
+    def __init__(self, here: _Shot, there: _Shot) -> None:
+        self._here, self._there = here, there
+
+    @cached_property
+    def camera(self) -> np.ndarray | None:
+        """3 x 3, from px here to px there, by what is no text; None where it cannot be told."""
+        (points, mine), (targets, theirs) = self._here.features, self._there.features
+        if mine is None or theirs is None or min(len(points), len(targets)) < 16:
+            return None
+        matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(mine, theirs)
+        if len(matches) < 16:
+            return None
+        source = points[[match.queryIdx for match in matches]]
+        target = targets[[match.trainIdx for match in matches]]
+        cv2.setRNGSeed(0)  # RANSAC draws from it; the same clip gets the same scores
+        matrix, inliers = cv2.findHomography(source, target, cv2.RANSAC, 4.0)
+        if matrix is None or inliers.sum() < max(14, 0.2 * len(matches)):
+            return None
+        return matrix if 0.2 < np.linalg.det(matrix[:2, :2]) < 5 else None
+
+    @cached_property
+    def stillness(self) -> float | None:
+        """Agreement of the two pictures outside of text."""
+        free = (self._here.covered | self._there.covered) == 0
+        return _agreement(self._here.grey, self._there.grey, free, TEXTURE)
+
+    def evidence(self, corners: np.ndarray, kind: Kind) -> tuple[float, float]:
+        """Votes for an overlay (negative: for the scene), and how well the text agrees with what is in its place."""
+        here, there = self._here, self._there
+        height, width = here.grey.shape
+        tall = _height(corners)
+        margin = max(10.0, 0.8 * tall)
+        left, top = np.maximum(np.floor(corners.min(0) - margin), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(corners.max(0) + margin), (width, height)).astype(int)
+        if right - left < 4 or bottom - top < 4:
+            return 0.0, 0.0
+        crop = np.s_[top:bottom, left:right]
+        text = np.zeros((bottom - top, right - left), np.uint8)
+        cv2.fillConvexPoly(text, (corners - (left, top)).round().astype(np.int32), 1)
+        around = (cv2.dilate(here.covered[crop], np.ones((5, 5), np.uint8)) == 0) & (there.covered[crop] == 0)
+        mine = here.grey[crop]
+        stays = _agreement(mine, there.grey[crop], text > 0) or 0.0
+        still = _agreement(mine, there.grey[crop], around, TEXTURE)
+        still = self.stillness if still is None else still
+        if stays >= SAME and still is not None and still < stays - 0.3:
+            return 4.0, stays
+        follows, steady, far = self._carried(corners, mine, (int(left), int(top)), text > 0, around)
+        if follows is not None and far > MOVED and follows >= SAME and follows > stays + 0.15:
+            return -4.0, stays
+        if stays < OTHER and (follows is None or follows < OTHER):
+            goes_on = steady if follows is not None and steady is not None else still
+            if goes_on is not None and goes_on >= SAME:
+                return (2.5 if kind != "watermark" else 1.0), stays  # the scene goes on without the text
+        return 0.0, stays
+
+    def _carried(
+        self, corners: np.ndarray, mine: np.ndarray, origin: tuple[int, int], text: np.ndarray, around: np.ndarray
+    ) -> tuple[float | None, float | None, float]:
+        """Agreement of text and surroundings with where the camera carried them (None where it is out of sight), and
+        how far in px that is."""
+        camera = self.camera
+        if camera is None:
+            return None, None, 0.0
+        carried = cv2.perspectiveTransform(corners[None].astype(np.float64), camera)[0]
+        height, width = self._there.grey.shape
+        if (carried < 0).any() or (carried >= (width, height)).any():
+            return None, None, 0.0
+        back = np.array([[1, 0, -origin[0]], [0, 1, -origin[1]], [0, 0, 1.0]]) @ np.linalg.inv(camera)
+        size = (mine.shape[1] + 2 * 2, mine.shape[0] + 2 * 2)
+        back = np.array([[1, 0, 2], [0, 1, 2], [0, 0, 1.0]]) @ back
+        theirs = cv2.warpPerspective(self._there.grey, back, size, borderMode=cv2.BORDER_REPLICATE)
+        best: tuple[float, float | None] = (-1.0, None)
+        for down in range(5):  # the plane of the text is not that of the scene: up to 2 px off
+            for across in range(5):
+                moved = theirs[down : down + mine.shape[0], across : across + mine.shape[1]]
+                agrees = _agreement(mine, moved, text) or 0.0
+                if agrees > best[0]:
+                    best = agrees, _agreement(mine, moved, around, TEXTURE)
+        return best[0], best[1], float(np.linalg.norm(carried - corners, axis=1).max())
+
+
+def _agreement(mine: np.ndarray, theirs: np.ndarray, where: np.ndarray, least: float | None = None) -> float | None:
+    """Share, 0-1, of the edges of `mine` that are in `theirs` with the same direction and strength.
+
+    [H, W] uint8 both; edges weaker than `least` (default: a third of the strong ones) do not count. None where there
+    are next to none.
+    """
+    ax, ay = _gradient(mine)
+    square = ax * ax + ay * ay
+    if least is None:
+        inside = square[where]
+        if not inside.size:
+            return None
+        least = max(3.0, 0.4 * float(np.sqrt(np.percentile(inside, 95))))
+    strong = where & (square > least * least)
+    if np.count_nonzero(strong) < FEW_EDGES:
+        return None
+    bx, by = _gradient(theirs)
+    share = np.clip((ax[strong] * bx[strong] + ay[strong] * by[strong]) / square[strong], 0, 1)
+    return float(np.average(share, weights=np.sqrt(square[strong])))
+
+
+def _gradient(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two [H, W] float32, codes per px."""
+    return (
+        cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
+        cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
+    )
+
+
+def _place(line: tuple[float, float, float, float], angle: float, crispness: float) -> _Place:
+    """line: left, top, right, bottom as shares of the picture; angle: degrees from upright; crispness: 0-1."""
+    left, top, right, bottom = line
+    across, down, wide, tall = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    centred = abs(across - 0.5) < 0.05
+    kind: Kind = "overlay"
+    score = -1.0
+    if centred and down > 0.68 and tall < 0.14:
+        kind, score = "subtitle", 0.5
+    elif (left < 0.12 or right > 0.88) and (top < 0.12 or bottom > 0.88) and wide < 0.4 and tall < 0.15:
+        kind, score = "watermark", 0.0
+    elif (down > 0.8 or down < 0.15) and (wide > 0.6 or left < 0.02 or right > 0.98):
+        score = 0.0
+    elif centred or (down > 0.7 and 0.02 < left < 0.15):
+        score = -0.5
+    return _Place(score + 2.0 * (crispness - 0.5) - (1.0 if angle > 3 else 0.0), kind)
+
+
+def _crispness(rgb: np.ndarray, corners: np.ndarray) -> float:
+    """0-1: strokes of one extreme colour with edges as sharp as pixels allow, as graphics have and lenses do not."""
+    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    right, bottom = np.ceil(corners.max(0)).astype(int) + 1
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
+    if min(grey.shape) < 4:
+        return 0.5
+    low, high = np.percentile(grey, (3, 97))
+    contrast = float(high - low)
+    if contrast < 16:
+        return 0.3
+    gx, gy = _gradient(grey)
+    steep = float(np.percentile(np.sqrt(gx * gx + gy * gy), 97)) / contrast  # 0.5 at most: Sobel spans two px
+    extreme = max(high / 255, 1 - low / 255)
+    return float(np.clip(2.2 * steep, 0, 1) * 0.6 + np.clip((extreme - 0.75) * 4, 0, 1) * 0.4)
+
+
+def _angle(corners: np.ndarray) -> float:
+    """Degrees between the long sides and the nearest of the picture's axes."""
+    sides = (corners[1] - corners[0], corners[3] - corners[0])
+    long = max(sides, key=lambda side: float(np.linalg.norm(side)))
+    turned = np.degrees(np.arctan2(long[1], long[0])) % 90
+    return float(min(turned, 90 - turned))
+
+
+def _height(corners: np.ndarray) -> float:
+    return float(min(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])))
+
+
+def _overlap(one: np.ndarray, two: np.ndarray) -> float:
+    """Intersection over the smaller of the two bounding rectangles."""
+    low, high = np.maximum(one.min(0), two.min(0)), np.minimum(one.max(0), two.max(0))
+    if (high <= low).any():
+        return 0.0
+    least = min(float(np.ptp(one, axis=0).prod()), float(np.ptp(two, axis=0).prod()))
+    return float((high - low).prod()) / max(least, 1e-6)
+
+
+def share(shape: tuple[int, int], boxes: Sequence[np.ndarray]) -> float:
+    """Share of a picture of shape (height, width) that the polygons cover together."""
+    if not boxes:
+        return 0.0
+    scale = min(1.0, 256 / max(shape))
+    mask = np.zeros([max(1, round(side * scale)) for side in shape], np.uint8)
+    for corners in boxes:
+        cv2.fillConvexPoly(mask, (corners * scale * 16).round().astype(np.int32), 1, shift=4)
+    return float(mask.mean())
+
+
+def row_boxes(shape: tuple[int, int], boxes: Sequence[TextBox]) -> list[dict[str, Any]]:
+    """As the BOXES columns hold them: upright rectangles in shares of the picture."""
+    height, width = shape
+    rows = []
+    for corners, kind in boxes:
+        (left, top), (right, bottom) = np.clip([corners.min(0), corners.max(0)], 0, (width, height))
+        rows.append(
+            {
+                "x": float(left / width),
+                "y": float(top / height),
+                "w": float((right - left) / width),
+                "h": float((bottom - top) / height),
+                "kind": kind,
+            }
+        )
+    return rows
