@@ -25,7 +25,7 @@ endif
 endif
 
 # Exact versions of all dependencies; CONSTRAINTS= (empty) lets pip choose. The pinned torch is the CPU build's version:
-# beside an NVIDIA driver its line is left out.
+# beside an NVIDIA driver its line and torchvision's are left out.
 CONSTRAINTS ?= constraints-cpu.txt
 CUDA := $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
 # setuptools warns of every editable install of a flat layout; PYTHONWARNINGS spares the reader that.
@@ -99,7 +99,7 @@ $(VENV)/.created: $(if $(ALIVE),,force)
 
 $(VENV)/.pip: $(VENV)/.created pyproject.toml $(CONSTRAINTS) $(CHANGED)
 	@$(BIN)/python -m pip install --quiet --upgrade --disable-pip-version-check pip
-	@$(if $(CONSTRAINTS),grep -v '$(if $(filter cuda,$(CUDA)),^torch==,^$$)' $(CONSTRAINTS) > $(VENV)/constraints.txt)
+	@$(if $(CONSTRAINTS),grep -v '$(if $(filter cuda,$(CUDA)),^torch\(vision\)\?==,^$$)' $(CONSTRAINTS) > $(VENV)/constraints.txt)
 	@rm -f $(VENV)/.runtime $(VENV)/.dev
 	@echo "$(SETTINGS)" > $(VENV)/.settings
 	@touch $@
@@ -110,7 +110,7 @@ $(VENV)/.runtime: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	@echo "set-up: installing the tools for development and torch (once; about a minute)"
+	@echo "set-up: installing the tools for development (once; some seconds)"
 	@$(PIP_INSTALL) -e ".[dev]"
 	@$(CHROMIUM)
 	@touch $@

@@ -26,7 +26,8 @@ import imageio_ffmpeg
 
 from curation.samples import fetch
 
-SAMPLES = Path(__file__).parents[1] / ".cache" / "samples"
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / ".cache" / "samples"
 WORKER = """
 import json, sys
 import psutil
@@ -45,7 +46,8 @@ for video in videos:
     receipt = scanner(row, lambda frames, label: None)
     assert receipt["status"] == "ok", receipt
     before, spent = spent, sum(sum(process.cpu_times()[:4]) for process in (worker, *worker.children()))
-    print(json.dumps({"cpu_s": spent - before, "frames": receipt["frames"]}))
+    found = {key: receipt[key] for key in ("frames", "clips", "picture_cpu_s")}
+    print(json.dumps({"cpu_s": spent - before, **found}))
 """
 
 
@@ -67,7 +69,8 @@ def one_second(target: Path) -> Path:
 
 
 def scan(config: str, overrides: list[str], videos: list[Path]) -> list[dict]:
-    """What a fresh worker says of each video: {"cpu_s", "frames"}; start-up counts for the first."""
+    """What a fresh worker says of each video: {"cpu_s", "frames", "clips", "picture_cpu_s"}; start-up counts for the
+    first."""
     # Ray gives a worker of one CPU one thread for linear algebra, as here.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as output:

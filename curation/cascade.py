@@ -77,11 +77,19 @@ class Cascade:
         found = iter(self._looked(scorer, shown, nothing) if shown else ())
         return [next(found) if view.pictures else dict(nothing) for view in views]
 
-    def _looked(self, scorer: PictureScorer, views: list[ClipView], nothing: dict[str, Any]) -> list[dict[str, Any]]:
+    def prepare(self) -> None:
+        """Load all weights now."""
+        for scorer in self._config.picture_scorers:
+            self._look_of(scorer)
+
+    def _look_of(self, scorer: PictureScorer) -> Look:
         if scorer.kind not in self._looks:
             device = scorer.device if self._config.ray.worker_gpus else "cpu"
             self._looks[scorer.kind] = scorer.model_copy(update={"device": device}).setup()
-        look = self._looks[scorer.kind]
+        return self._looks[scorer.kind]
+
+    def _looked(self, scorer: PictureScorer, views: list[ClipView], nothing: dict[str, Any]) -> list[dict[str, Any]]:
+        look = self._look_of(scorer)
         started = time.process_time()
         try:
             return look(views)

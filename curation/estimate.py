@@ -12,11 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from curation.cascade import Cascade
 from curation.config import CurateConfig
 from curation.curate import check_shots, finished
 from curation.dataset.records import scans
+from curation.decode import load_tracks
 from curation.fetch import FetchFailed, fetched
 from curation.ingest import Listed, list_input, sampled
+from curation.rules.overrides import Overrides
 from curation.sandbox import JobFailed, Sandbox
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
@@ -86,6 +89,7 @@ def _processors() -> int:
 def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Console):
     """(hours of video, seconds of work, files opened) for `size` bytes, from the chosen files."""
     sandbox = Sandbox(config.decode.memory_gb, config.decode.stall_s)
+    cascade = Cascade(config, Overrides())
     hours = seen = tried_s = tried_bytes = 0.0
     probed = 0
     try:
@@ -93,6 +97,7 @@ def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Con
             by_size = sorted((item for item in chosen if 0 < item.bytes < FETCH), key=lambda item: item.bytes)
             small = [item for item in by_size if item.bytes < TRIAL] or by_size[:1]
             trials = {small[int(share * len(small))] for share in TRIALS if small}
+            cascade.prepare()
             for item in by_size:
                 try:
                     started = time.monotonic()
@@ -100,9 +105,7 @@ def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Con
                         facts = sandbox.run("probe", path=str(path))
                         hours += (facts["duration_s"] or 0) / 3600
                         if item in trials:
-                            arrays = {"folder": folder, "config": config.decode.model_dump(mode="json")}
-                            plan = config.plan.model_dump(mode="json")
-                            sandbox.run("decode", path=str(path), plan=plan, **arrays)
+                            _scan(config, sandbox, cascade, path, Path(folder))
                             tried_s += time.monotonic() - started
                             tried_bytes += item.bytes
                     probed += 1
@@ -116,3 +119,16 @@ def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Con
         tried_s / tried_bytes * size if tried_bytes else None,
         probed,
     )
+
+
+def _scan(config: CurateConfig, sandbox: Sandbox, cascade: Cascade, path: Path, folder: Path) -> None:
+    """The work of a scan of one video, less cutting and committing."""
+    settings = {"config": config.decode.model_dump(mode="json"), "plan": config.plan.model_dump(mode="json")}
+    tracks = load_tracks(folder, sandbox.run("decode", path=str(path), folder=str(folder), **settings))
+    clips = []
+    for span in config.shots.shots(tracks):
+        start_s, end_s = tracks.seconds(span)
+        facts = {"clip_id": str(span), "start_frame": span.start, "end_frame": span.end, "duration_s": end_s - start_s}
+        damage = {"decode_errors": int(tracks.damaged[span.start : span.end].sum()), "video_errors": 0}
+        clips.append({**facts, **damage, "measured": [], **config.plan.score(tracks, span)})
+    cascade.run(clips, tracks)
