@@ -26,12 +26,15 @@ REASONS = {
     "truncated.mp4": "damaged: moov atom not found",
     "playlist.mp4": "not a video",
     "concat.mp4": "not a video (it is a concat file",
-    "picture.mp4": "not a video",
+    "picture.mp4": "not a video (it is a gif file",
+    "album.jpg": "not a video (JPEG pictures one after the other",
+    "torn.jpg": "damaged: the picture ends early",
+    "bomb.png": "too large: 12000x12000",
     "bomb.mkv": "too large: 12000x12000",
     "segfault.mp4": "decoder crashed (SIGSEGV)",
     "hang.mp4": "decoder hung",
 }
-GOOD = {"bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "carphone_distorted.mp4", "odd.webm"}
+GOOD = {"bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "carphone_distorted.mp4", "odd.webm", "photo.mp4"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,12 @@ def raw(samples, tmp_path_factory) -> Path:
     )
     (bad / "concat.mp4").write_text(f"ffconcat version 1.0\nfile '{secret}'\n")
     ffmpeg("-f", "lavfi", "-i", "sine=d=2", bad / "sound.mp4")
-    ffmpeg("-f", "lavfi", "-i", "testsrc=d=1", "-frames:v", "1", "-f", "image2", bad / "picture.mp4")
+    ffmpeg("-f", "lavfi", "-i", "testsrc=d=1", "-frames:v", "1", "-f", "gif", bad / "picture.mp4")
+    ffmpeg("-i", samples / "bikes.mp4", "-frames:v", "1", "-c:v", "mjpeg", "-f", "image2pipe", folder / "photo.mp4")
+    photo = (folder / "photo.mp4").read_bytes()
+    (bad / "album.jpg").write_bytes(3 * photo)
+    (bad / "torn.jpg").write_bytes(photo[: len(photo) // 2])
+    ffmpeg("-f", "lavfi", "-i", "color=s=12000x12000:r=1", "-frames:v", "1", "-c:v", "png", bad / "bomb.png")
     ffmpeg("-f", "lavfi", "-i", "color=s=12000x12000:r=1", "-frames:v", "2", "-c:v", "mjpeg", bad / "bomb.mkv")
     for name in ("segfault.mp4", "hang.mp4"):  # long enough to be caught in the act; each with bytes of its own
         ffmpeg("-stream_loop", "30", "-i", folder / "bikes.mp4", "-c", "copy", "-metadata", f"title={name}", bad / name)
@@ -86,7 +94,7 @@ def test_every_file_is_a_row_with_its_reason(run):
     copy = videos["same bytes.mov"]
     assert (copy["status"], copy["duplicate_of"]) == ("duplicate", videos["bikes.mp4"]["uri"])
     assert copy["video_id"] == videos["bikes.mp4"]["video_id"]
-    assert "5 ok + 12 failed + 1 duplicate" in " ".join(text.split())
+    assert "6 ok + 15 failed + 1 duplicate" in " ".join(text.split())
 
 
 def test_tables_have_the_documented_columns_and_add_up(run):
@@ -97,7 +105,7 @@ def test_tables_have_the_documented_columns_and_add_up(run):
     assert [row["clip_id"] for row in clips] == [row["clip_id"] for row in selection]
     assert all(row["kept"] or (row["drop_reason"] and row["drop_reasons"]) for row in selection)
     status = json.loads(rushes("status", output, "--json"))
-    assert status["videos"] == {"ok": 5, "failed": 12, "duplicate": 1}
+    assert status["videos"] == {"ok": 6, "failed": 15, "duplicate": 1}
     assert status["clips"]["kept"] + status["clips"]["dropped"] == len(clips)
     assert status["clips"]["kept"] == sum(row["kept"] for row in selection)
 
@@ -122,7 +130,7 @@ def test_a_run_leaves_its_configuration_metrics_and_log(run):
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "revision.json", "metrics.jsonl", "log.txt"} <= names
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert Counter(row["status"] for row in metrics if row["stage"] == "scanning")["failed"] == 12
+    assert Counter(row["status"] for row in metrics if row["stage"] == "scanning")["failed"] == 15
     assert yaml.safe_load((folder / "config.yaml").read_text())["decode"]["stall_s"] == 5
     assert not (output / ".tmp").exists() or not any((output / ".tmp").iterdir())
     assert (output / "report" / "index.html").stat().st_size < 25e6
