@@ -1,7 +1,8 @@
 """Decides the whole dataset from its scores alone: no video is opened.
 
-The clips table is streamed, twice where a quantile needs all values first. Memory depends on the size of a batch, the
-rules and the overrides, not on the number of clips; a quantile takes 8 bytes a clip of temporary disk.
+The clips table is streamed, once more for quantiles, which need all values first, and once more for near-duplicates,
+which are decided among what everything else keeps. Memory depends on the size of a batch, the rules, the overrides and
+the near-duplicates, not on the number of clips; a quantile takes 8 bytes a clip of temporary disk.
 """
 
 from __future__ import annotations
@@ -11,13 +12,29 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.duplicates.choose import choose, graph, ranked
+from curation.duplicates.config import EMBEDDING, NearDuplicates
+from curation.duplicates.pairs import ensure_pairs, read_pairs
 from curation.rules.conditions import Condition
-from curation.rules.decide import BY_HAND, Batch, Check, Damage, canonical, checks_of, decide, judge, read_columns
+from curation.rules.decide import (
+    BY_HAND,
+    DUPLICATE_OF,
+    Batch,
+    Check,
+    Damage,
+    canonical,
+    checks_of,
+    decide,
+    judge,
+    read_columns,
+)
 from curation.rules.funnel import Funnel, Quantile, Tally
 from curation.rules.overrides import Overrides, read_overrides
 from curation.rules.quantiles import Spill
@@ -36,6 +53,7 @@ SCHEMA = pa.schema(
         ("drop_reason", pa.string()),  # of the first rule that fails; null where kept
         ("drop_reasons", pa.list_(pa.string())),  # of all that fail, in order; empty where kept
         ("fingerprint", pa.string()),  # as in the funnel, the same in every row
+        (DUPLICATE_OF, pa.string()),  # clip_id of the kept clip that a near-duplicate is dropped for; null otherwise
     ]
 )
 _FUNNEL, _RULES = b"rushes.funnel", b"rushes.select"
@@ -48,12 +66,14 @@ def select_dataset(
     known: Iterable[Column],
     *,
     damage: Damage = "keep_clean",
+    embedding: str | None = None,
     batch_rows: int = _BATCH,
 ) -> Funnel:
     """Decide every clip of `clips/*.parquet` and replace selection.parquet, rows in the order of the clips.
 
-    `known` are the columns that the clips table can have. Raises ConfigError before any work where the rules or the
-    overrides are wrong, RushesError naming the file where the clips table is absent or damaged.
+    `known` are the columns that the clips table can have. `embedding` names the scorer (records.token) by whose vectors
+    near-duplicates are told; None: that of the last time, or the only one. Raises ConfigError before any work where the
+    rules or the overrides are wrong, RushesError naming the file where the clips table is absent or damaged.
     """
     selection.check_columns(known)
     overrides = read_overrides(storage, selection.overrides) if selection.overrides else Overrides()
@@ -65,22 +85,34 @@ def select_dataset(
     quantiles = _resolve(_read(storage, files, columns, batch_rows, set()), selection.quantiles, checks)
     thresholds = {item.reason: item.threshold for item in quantiles if item.threshold is not None}
 
+    columns = {"clip_id": pa.string(), "duration_s": pa.float64()} | columns
+    duplicates = _NONE
+    if near := selection.near_duplicates:
+        batches = _read(storage, files, columns, batch_rows, set())
+        duplicates = _near_duplicates(storage, near, batches, checks, thresholds, overrides, embedding)
+
     mark = fingerprint(selection, damage, overrides)
     tally = Tally([(BY_HAND, "hand"), *((check.reason, check.kind) for check in checks)])
     seen = np.zeros(len(overrides.keep), bool)
     present: set[str] = set()
-    columns = {"clip_id": pa.string(), "duration_s": pa.float64()} | columns
+    embedded = 0
     with storage.open_write(SELECTION) as file:
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             for batch in _read(storage, files, columns, batch_rows, present):
+                favoured = duplicates.of(batch.column("clip_id"))
+                if near:
+                    embedded += batch.num_rows - batch.column(EMBEDDING).null_count
+                    batch = batch.set_column(batch.schema.get_field_index(DUPLICATE_OF), DUPLICATE_OF, favoured)
                 decision = judge(batch, checks, thresholds, overrides)
                 tally.add(decision, batch.column("duration_s").to_numpy(zero_copy_only=False))
                 hits = overrides.find(batch.column("clip_id"))
                 seen[hits[hits >= 0]] = True
                 marks = pa.repeat(pa.scalar(mark), batch.num_rows)
-                arrays = [pa.array(decision.kept), decision.drop_reason, decision.drop_reasons, marks]
+                arrays = [pa.array(decision.kept), decision.drop_reason, decision.drop_reasons, marks, favoured]
                 writer.write_batch(pa.record_batch([batch.column("clip_id"), *arrays], schema=SCHEMA))
-            absent = [f"no clip has {name}: it was never scored" for name in selection.columns if name not in present]
+            absent = [f"no clip has {name}: it was never scored" for name in selection.required if name not in present]
+            if embedded > duplicates.vectors:
+                absent.append(f"{embedded - duplicates.vectors:,} clips have an embedding whose vector is not there")
             funnel = Funnel(
                 fingerprint=mark,
                 damage=damage,
@@ -171,7 +203,7 @@ def _resolve(
     """
     if not quantiles:
         return ()
-    row_wise = [check for check in checks if not check.of_quantile]
+    row_wise = [check for check in checks if not check.late]
     with ExitStack() as stack:
         spills = {rule.column: Spill(stack.enter_context(tempfile.TemporaryFile())) for rule in quantiles}
         for batch in batches:
@@ -188,3 +220,51 @@ def _resolve(
             limit = spill.nth(rule.rank(spill.count)) if spill.count else None
             found.append(Quantile(reason=rule.text(False), column=rule.column, population=spill.count, threshold=limit))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Duplicates:
+    """Near-duplicates that are dropped, and the clips that stay in their place."""
+
+    clip_ids: pa.Array  # [K] string
+    favoured: pa.Array  # [K] string
+    vectors: int  # that were compared
+
+    def of(self, clip_ids: pa.Array) -> pa.Array:
+        """[n] string: the clip that each one is dropped for; null where there is none."""
+        return self.favoured.take(pc.index_in(clip_ids, value_set=self.clip_ids))
+
+
+_NONE = _Duplicates(pa.array([], pa.string()), pa.array([], pa.string()), 0)
+
+
+def _near_duplicates(
+    storage: Storage,
+    near: NearDuplicates,
+    batches: Iterable[pa.RecordBatch],
+    checks: list[Check],
+    thresholds: Mapping[str, float],
+    overrides: Overrides,
+    embedding: str | None,
+) -> _Duplicates:
+    """Those among the clips that everything else keeps."""
+    vectors = ensure_pairs(storage, near.threshold, embedding).vectors
+    alike = graph(read_pairs(storage), near.threshold)
+    size = len(alike.clip_ids)
+    there, forced = np.zeros(size, bool), np.zeros(size, bool)
+    values = [np.full(size, np.nan) for _ in near.order]
+    for batch in batches if size else ():
+        found = pc.fill_null(pc.index_in(batch.column("clip_id"), value_set=alike.clip_ids), -1)
+        batch = batch.filter(pc.greater_equal(found, 0))
+        places = found.to_numpy(zero_copy_only=False)
+        places = places[places >= 0]
+        there[places] = judge(batch, checks, thresholds, overrides).kept
+        hits = overrides.find(batch.column("clip_id"))
+        forced[places[hits >= 0]] = overrides.keep[hits[hits >= 0]]
+        for value, name in zip(values, near.columns, strict=True):
+            value[places] = batch.column(name).to_numpy(zero_copy_only=False)
+    best = ranked(values, [higher for _, higher in near.order], forced)
+    dropped_for = choose(alike, there, forced, best)
+    dropped = dropped_for >= 0
+    favoured = alike.clip_ids.take(pa.array(dropped_for[dropped]))
+    return _Duplicates(alike.clip_ids.filter(pa.array(dropped)), favoured, vectors)

@@ -15,8 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.dataset.records import embeddings
+from curation.duplicates.pairs import stored
 from curation.rules.decide import Damage
 from curation.rules.overrides import parse_overrides
+from curation.rules.prospects import could_be_kept
 from curation.rules.quantiles import Spill
 from curation.rules.selection import Selection
 from curation.schema import CLIPS
@@ -557,3 +560,133 @@ def test_wrong_columns(tmp_path: Path, rules: str, message: str):
 def test_a_quantile_is_allowed_below_a_top_level_all():
     chosen = selection("{rules: [{all: [{motion: {best: 20%}}, {motion: {min: 1}}]}]}")
     assert [condition.best for condition in chosen.quantiles] == ["20%"]
+
+
+# Near-duplicates
+
+ALIKE = (*KNOWN[:-1], Column("embedding", pa.string(), "", ""), Column("crop_h", pa.int32(), "px", ""))
+ONE_EACH = "{rules: [], near_duplicates: {threshold: 0.9}}"
+
+
+def alike(root: Path, directions: list[float | None], **columns) -> Storage:
+    """Clips whose embeddings have these directions, in degrees; None: no embedding."""
+    table = clips(embedding=[None if angle is None else "plane" for angle in directions], **columns)
+    storage = dataset(root, table)
+    vectors = [
+        {
+            "clip_id": clip_id,
+            "vector": np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))], np.float16),
+        }
+        for clip_id, angle in zip(table["clip_id"].to_pylist(), directions, strict=True)
+        if angle is not None
+    ]
+    embeddings(storage).commit("k", {"key": "k", "video_id": "v", "measured": "embedding:1:x", "clips": vectors})
+    return storage
+
+
+def favoured(storage: Storage) -> list[str | None]:
+    with storage.open_read("selection.parquet") as file:
+        return pq.read_table(file)["duplicate_of"].to_pylist()
+
+
+def test_of_near_duplicates_the_best_stays(tmp_path: Path):
+    storage = alike(tmp_path, [0, 5, 90, 85, None], crop_h=[360, 720, 480, 480, 720])
+    chosen = selection(ONE_EACH)
+    funnel = select_dataset(storage, chosen, ALIKE)
+    reason = "near-duplicate (>= 0.9)"
+    assert decided(storage) == {
+        "c000": (False, reason, [reason]),
+        "c001": (True, None, []),
+        "c002": (True, None, []),
+        "c003": (False, reason, [reason]),
+        "c004": (False, "embedding: not scored", ["embedding: not scored"]),
+    }
+    assert favoured(storage) == ["c001", None, None, "c002", None]
+    assert chosen.row_wise
+    assert [(stage.kind, stage.dropped) for stage in funnel.stages if stage.dropped] == [
+        ("unscored", 1),
+        ("duplicate", 2),
+    ]
+    assert funnel.clips == funnel.kept + sum(stage.dropped for stage in funnel.stages)
+    assert (funnel.unscored, funnel.warnings) == (1, ())
+    assert reason in str(funnel)
+    assert read_selection(storage) == chosen
+
+
+def test_near_duplicates_are_decided_among_what_everything_else_keeps(tmp_path: Path):
+    columns = {"crop_h": [1080, 720, 480, 360], "motion": [0.0, 2.0, 3.0, 1.0]}
+    storage = alike(tmp_path, [0, 1, 2, 3], **columns)
+    chosen = selection("{rules: [{motion: {best: 75%}}], near_duplicates: {threshold: 0.9}}")
+    funnel = select_dataset(storage, chosen, ALIKE)
+    assert funnel.quantiles[0].population == 4
+    assert favoured(storage) == [None, None, "c001", "c001"]
+    assert decided(storage)["c000"] == (False, "motion: not in best 75%", ["motion: not in best 75%"])
+    storage.write_bytes("hand.csv", b"clip_id,decision\nc001,drop\nc003,keep\n")
+    chosen = selection("{rules: [{motion: {best: 75%}}], near_duplicates: {threshold: 0.9}, overrides: hand.csv}")
+    select_dataset(storage, chosen, ALIKE)
+    assert favoured(storage) == [None, None, "c003", None]
+    assert [keep for keep, *_ in decided(storage).values()] == [False, False, False, True]
+
+
+def test_a_quantile_does_not_depend_on_who_has_an_embedding(tmp_path: Path):
+    storage = alike(tmp_path, [0, None, 90, 180], motion=[1.0, 2.0, 3.0, 4.0])
+    text = "{rules: [{motion: {best: 50%}}], near_duplicates: {threshold: 0.9}}"
+    assert select_dataset(storage, selection(text), ALIKE).quantiles[0].population == 4
+
+
+def test_missing_embeddings_may_be_kept_and_missing_vectors_are_told(tmp_path: Path):
+    storage = alike(tmp_path, [0, None, 90])
+    funnel = select_dataset(storage, selection("{rules: [], near_duplicates: {missing: keep}}"), ALIKE)
+    assert (funnel.kept, funnel.unscored) == (3, 0)
+    storage.write_table("clips/009.parquet", clips(clip_id=["d000"], embedding=["plane"]))
+    funnel = select_dataset(storage, selection(ONE_EACH), ALIKE)
+    assert funnel.warnings == ("1 clips have an embedding whose vector is not there",)
+
+
+def test_a_moved_threshold_reads_the_stored_pairs(tmp_path: Path):
+    storage = alike(tmp_path, [0, 10, 30, 60])  # 0.98, 0.94 and 0.87 from one to the next
+    kept = {}
+    for threshold in (0.85, 0.9, 0.95, 0.99):
+        text = f"{{rules: [], near_duplicates: {{threshold: {threshold}, best: [duration_s]}}}}"
+        kept[threshold] = select_dataset(storage, selection(text), ALIKE).kept
+    assert kept == {0.85: 2, 0.9: 3, 0.95: 3, 0.99: 4}
+    there = stored(storage)
+    assert there
+    assert there.floor == 0.8
+
+
+def test_order_of_near_duplicates(tmp_path: Path):
+    storage = alike(tmp_path, [0, 1, 2], motion=[3.0, 1.0, None], duration_s=[1.0, 2.0, 3.0])
+    for best, kept in {"[motion]": "c000", "[-motion]": "c001", "[duration_s, motion]": "c002"}.items():
+        select_dataset(storage, selection(f"{{rules: [], near_duplicates: {{best: {best}}}}}"), ALIKE)
+        assert [clip for clip, (keep, *_) in decided(storage).items() if keep] == [kept]
+
+
+def test_columns_of_near_duplicates():
+    chosen = selection("{rules: [], near_duplicates: {best: [-motion]}}")
+    assert chosen.columns == chosen.required == {"motion": pa.float64(), "embedding": pa.string()}
+    default = selection(ONE_EACH)
+    assert default.required == {"embedding": pa.string()}
+    assert {"crop_h", "duration_s", "embedding"} <= set(default.columns)
+    chosen.check_columns(ALIKE)
+    default.check_columns([column for column in ALIKE if column.name != "crop_h"])
+    for text, message in {
+        "{rules: [], near_duplicates: {best: [crop_hh]}}": "'crop_hh', did you mean 'crop_h'",
+        "{rules: [], near_duplicates: {best: [camera_motion]}}": "camera_motion holds text, best of near_duplicates",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            selection(text).check_columns(ALIKE)
+    with pytest.raises(ConfigError, match="no scorer of this configuration measures embedding"):
+        default.check_columns(CLIPS, ALIKE)
+    with pytest.raises(ConfigError, match="did you mean 'near_duplicates'"):
+        selection("{rules: [], near_duplicate: {}}")
+    assert (
+        len({fingerprint(each, "keep", parse_overrides(b"clip_id,decision", "x")) for each in (chosen, default)}) == 2
+    )
+
+
+def test_a_clip_whose_embedding_is_still_to_come_can_be_kept():
+    table = clips(embedding=pa.nulls(2, pa.string()))
+    chosen = selection(ONE_EACH)
+    assert decide(table, chosen).column("kept").to_pylist() == [False, False]
+    assert could_be_kept(table, chosen, ["embedding"], damage="keep_clean").tolist() == [True, True]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.duplicates.config import EMBEDDING, UNSCORED
 from curation.rules.conditions import Columns, Condition, RuleBase
 from curation.rules.overrides import Overrides
 from curation.rules.selection import Selection
@@ -19,6 +20,7 @@ from curation.scorers import score_columns
 
 Damage = Literal["keep_clean", "reject", "keep"]  # drop clips with decoder errors, all clips of such videos, or none
 BY_HAND = "dropped by hand"
+DUPLICATE_OF = "duplicate_of"  # of a batch: the clip in whose favour a near-duplicate goes; null without one
 IMAGE = "image"
 _DAMAGE = {
     "keep_clean": ("decode_errors", "decoder errors"),
@@ -44,9 +46,9 @@ class Check:
     """One reason to drop a clip."""
 
     reason: str
-    kind: Literal["rule", "unscored", "quantile"]
+    kind: Literal["rule", "unscored", "quantile", "duplicate"]
     fails: Callable[[Columns, Mapping[str, float]], np.ndarray]  # (columns, quantile thresholds) -> [n] bool
-    of_quantile: bool  # the check itself, or that the quantile's column was not scored
+    late: bool  # quantiles and near-duplicates, missing scores for them included: no part of a quantile's population
 
 
 class Batch:
@@ -91,7 +93,8 @@ def decide(
     Returns n rows: `kept` bool, `drop_reason` (of the first rule that fails, null where kept), `drop_reasons` (of all
     that fail, in order, empty where kept) and `unscored` bool (dropped for nothing but a missing score).
     `thresholds` are what the quantiles came to (`Funnel.thresholds`). Without them a quantile drops only what has no
-    value, so where `selection.row_wise` is false, kept means: nothing in the clip's own row is against it.
+    value, so where `selection.row_wise` is false, kept means: nothing in the clip's own row is against it. Of
+    near-duplicates only a clip without an embedding is dropped.
     """
     batch = canonical(clips, read_columns(selection, damage) | ({"clip_id": pa.string()} if overrides else {}))
     found = judge(batch, list(checks_of(selection, damage)), thresholds or {}, overrides)
@@ -101,7 +104,9 @@ def decide(
 
 def read_columns(selection: Selection, damage: Damage) -> dict[str, pa.DataType]:
     """Columns that the decision depends on -> the type they are read as."""
-    return {IMAGE: pa.bool_()} | selection.columns | ({_DAMAGE[damage][0]: pa.float64()} if damage != "keep" else {})
+    found = {IMAGE: pa.bool_()} | selection.columns
+    found |= {_DAMAGE[damage][0]: pa.float64()} if damage != "keep" else {}
+    return found | ({DUPLICATE_OF: pa.string()} if selection.near_duplicates else {})
 
 
 def canonical(clips: pa.RecordBatch | pa.Table, columns: Mapping[str, pa.DataType]) -> pa.RecordBatch:
@@ -118,7 +123,7 @@ def canonical(clips: pa.RecordBatch | pa.Table, columns: Mapping[str, pa.DataTyp
 
 
 def checks_of(selection: Selection, damage: Damage) -> Iterator[Check]:
-    """The damage rule, then the rules in order."""
+    """The damage rule, then the rules in order, then near-duplicates."""
     if damage != "keep":
         column, reason = _DAMAGE[damage]
         clean = Condition(column=column, max=0)
@@ -135,6 +140,10 @@ def checks_of(selection: Selection, damage: Damage) -> Iterator[Check]:
         else:
             for part in _parts(rule):
                 yield Check(part.text(False), "rule", _fails(part), False)
+    if near := selection.near_duplicates:
+        if near.missing == "drop":
+            yield Check(UNSCORED, "unscored", lambda columns, _: columns.among(EMBEDDING, ("",))[1], True)
+        yield Check(near.reason, "duplicate", lambda columns, _: ~columns.among(DUPLICATE_OF, ("",))[1], True)
 
 
 def judge(

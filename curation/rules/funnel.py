@@ -13,7 +13,7 @@ from rich.text import Text
 
 from curation.rules.decide import Decision
 
-Kind = Literal["hand", "rule", "unscored", "quantile"]
+Kind = Literal["hand", "rule", "unscored", "quantile", "duplicate"]
 _MICRO = 1_000_000
 
 
@@ -73,7 +73,7 @@ class Funnel(_Plain):
         for stage in self.stages:
             left, seconds = left - stage.dropped, seconds - stage.dropped_s
             # Rules that dropped nothing are shown, a person wants to see that they were applied; the rest is noise.
-            if stage.dropped or stage.kind in ("rule", "quantile"):
+            if stage.dropped or stage.kind in ("rule", "quantile", "duplicate"):
                 hours = f"{max(seconds, 0) / 3600:,.2f}"
                 table.add_row(Text(stage.reason), f"{stage.dropped:,}", f"{stage.failing:,}", f"{left:,}", hours)
         share = f" ({self.kept / self.clips:.1%})" if self.clips else ""

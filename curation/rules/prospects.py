@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
+from curation.duplicates.config import EMBEDDING
 from curation.rules.conditions import AllOf, AnyOf, Condition, Not, RuleBase
 from curation.rules.decide import Damage, decide
 from curation.rules.overrides import Overrides
@@ -26,7 +27,10 @@ def could_be_kept(
     A value that is missing in another column counts as it does in the selection: there it stays missing.
     """
     rules = tuple(_forgiving(rule, pending) for rule in selection.rules)
-    decided = decide(clips, selection.model_copy(update={"rules": rules}), damage=damage, overrides=overrides)
+    near = selection.near_duplicates
+    near = near.model_copy(update={"missing": "keep"}) if near and EMBEDDING in pending else near
+    forgiving = selection.model_copy(update={"rules": rules, "near_duplicates": near})
+    decided = decide(clips, forgiving, damage=damage, overrides=overrides)
     return decided.column("kept").to_numpy(zero_copy_only=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import model_validator
 
+from curation.duplicates.config import EMBEDDING, NearDuplicates
 from curation.rules.conditions import AllOf, Condition, Rule, RuleBase, nearest
 from curation.video import Column
 from orchestration.config import Config
@@ -15,9 +16,10 @@ from orchestration.errors import ConfigError
 
 
 class Selection(Config):
-    """`select: all`, or rules in order and a person's overrides."""
+    """`select: all`, or rules in order, near-duplicates last, and a person's overrides."""
 
     rules: tuple[Rule, ...] = ()
+    near_duplicates: NearDuplicates | None = None  # of clips that look alike one stays; null: all
     overrides: str | None = None  # CSV with clip_id, decision, note; relative to the dataset
 
     @model_validator(mode="before")
@@ -61,13 +63,24 @@ class Selection(Config):
 
     @property
     def row_wise(self) -> bool:
-        """Each clip can be decided from its own row alone."""
+        """Each clip can be decided from its own row alone, near-duplicates aside: they are few, so that what passes the
+        rules may be cut before it is known which of them stay."""
         return not self.quantiles
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
-        """Columns that the rules read -> the type they are read as."""
-        return {condition.column: condition.type for condition in self.conditions}
+        """Columns that the decision reads -> the type they are read as."""
+        near = self.near_duplicates
+        order = {name: pa.float64() for name in near.columns} if near else {}
+        return order | self.required
+
+    @property
+    def required(self) -> dict[str, pa.DataType]:
+        """The same without the columns that near-duplicates are ordered by unless told otherwise."""
+        near, found = self.near_duplicates, {condition.column: condition.type for condition in self.conditions}
+        if near:
+            found = {name: pa.float64() for name in near.columns if near.best} | found | {EMBEDDING: pa.string()}
+        return found
 
     def thresholds(
         self, quantiles: Mapping[str, float] | None = None
@@ -94,17 +107,20 @@ class Selection(Config):
         types = {column.name: column.type for column in there}
         elsewhere = {column.name for column in known} - set(types)
         wrong = []
-        for condition in self.conditions:
-            column = condition.column
+        wanted = [(condition.column, condition.type, "the condition is on") for condition in self.conditions]
+        if near := self.near_duplicates:
+            wanted.append((EMBEDDING, pa.string(), "near_duplicates takes"))
+            wanted += [(name, pa.float64(), "best of near_duplicates takes") for name in near.columns if near.best]
+        for column, kind, who in wanted:
             if column in elsewhere:
-                wrong.append(
-                    f"no scorer of this configuration measures {column}: add one below scorers, or drop the rule"
-                )
+                drop = "drop the rule" if "condition" in who else "leave near_duplicates without it"
+                wrong.append(f"no scorer of this configuration measures {column}: add one below scorers, or {drop}")
             elif column not in types:
                 wrong.append(f"unknown column {column!r}{nearest(column, (*types, *elsewhere))}")
-            elif (expects := _kind(condition.type)) != (holds := _kind(types[column])):
+            elif (expects := _kind(kind)) != (holds := _kind(types[column])):
                 keys = {"numbers": "min, max or best", "text": "in or not_in with words", "true/false": "in: [true]"}
-                wrong.append(f"{column} holds {holds}, the condition is on {expects}: use {keys.get(holds, 'no rule')}")
+                use = f": use {keys.get(holds, 'no rule')}" if "condition" in who else ""
+                wrong.append(f"{column} holds {holds}, {who} {expects}{use}")
         if wrong:
             raise ConfigError("select: " + "; ".join(dict.fromkeys(wrong)))
 
