@@ -79,15 +79,15 @@ class House:
             if not folder.exists():
                 result = method(sandbox, job, beat, **arguments)
                 folder.mkdir(parents=True)
-                for path in places or Path(arguments["folder"]).iterdir():
-                    if path.exists():
-                        shutil.copy(path, folder)
+                made = [file for path in places for file in path.parent.glob(f"{path.stem}.*")]
+                for path in made or ([] if places else Path(arguments["folder"]).iterdir()):
+                    shutil.copy(path, folder)
                 (folder / "result.json").write_text(json.dumps(result))
             elif "folder" in arguments:
                 shutil.copytree(folder, arguments["folder"], dirs_exist_ok=True)
             for path in places:
-                if (folder / path.name).exists():
-                    shutil.copy(folder / path.name, path)
+                for file in folder.glob(f"{path.stem}.*"):  # a picture's clip has the picture's suffix
+                    shutil.copy(file, path.parent)
             return json.loads((folder / "result.json").read_text())
 
         return run
@@ -119,6 +119,6 @@ def everything(output: Path) -> dict[str, Any]:
     assert not list(output.glob(".tmp/*"))
     found = contents(output)
     media = {row["media"] for row in table(output, "clips")} - {None}
-    assert {str(path.relative_to(output)) for path in (output / "media").rglob("*.mp4")} == media
+    assert {str(path.relative_to(output)) for path in (output / "media").rglob("*.*")} == media
     files = [(row["uri"], row["status"], row["duplicate_of"], row["codec"]) for row in table(output, "videos")]
     return {**found, "files": files}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers_curate import table
 from helpers_inprocess import House, everything
-from helpers_media import make_video
+from helpers_media import ffmpeg, make_video
 
 from curation.dataset.accounting import account
 from curation.dataset.forget import forget
@@ -26,11 +26,12 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def house(samples, tmp_path_factory):
-    """Three videos of about two clips each, a copy of one, and a file that is no video."""
+    """Three videos of about two clips each, a copy of one, a picture, and a file that is no video."""
     raw = tmp_path_factory.mktemp("raw")
     for name in ("bikes", "bigbuckbunny", "carphone_pristine"):
         make_video(raw / f"{name}.mp4", samples / f"{name}.mp4", frames=75, size=(160, 90))
     shutil.copy(raw / "bikes.mp4", raw / "a copy.mp4")
+    ffmpeg("-i", raw / "bikes.mp4", "-frames:v", "1", raw / "picture.png")
     (raw / "notes.txt").write_text("call the crew")
     with pytest.MonkeyPatch.context() as patch:
         yield House(raw, tmp_path_factory.mktemp("cache"), patch)
