@@ -22,6 +22,7 @@ OTHER = 0.4  # and below which they do not
 TEXTURE = 6.0  # codes per px; a weaker edge is noise
 FEW_EDGES = 24  # px; fewer say nothing
 MOVED = 3.0  # px; the camera must carry a box further than this for the two places to differ
+BLOCKS = (16, 9)  # across and down, in which pictures are compared as wholes
 OTHERS = 3  # pictures nearest in time that one is compared with
 MOST_BOXES = 120  # of a picture, largest first; the rest of it takes the kind that covers most
 
@@ -167,7 +168,7 @@ class _Pair:
     """Text of one picture, sought in another."""
 
     def __init__(self, here: _Shot, there: _Shot) -> None:
-        self._here, self._there = here, there
+        self._both = self._here, self._there = here, there
 
     @cached_property
     def camera(self) -> np.ndarray | None:
@@ -187,10 +188,27 @@ class _Pair:
         return matrix if 0.2 < np.linalg.det(matrix[:2, :2]) < 5 else None
 
     @cached_property
-    def stillness(self) -> float | None:
-        """Agreement of the two pictures outside of text."""
-        free = (self._here.covered | self._there.covered) == 0
-        return _agreement(self._here.grey, self._there.grey, free, TEXTURE)
+    def changed(self) -> float:
+        """Share, 0-1, of the picture outside of text that is not as it was; exposure aside."""
+        scale = min(1.0, 384 / max(self._here.grey.shape))
+        mine, theirs = (cv2.resize(s.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for s in self._both)
+        free = cv2.resize(self._here.covered | self._there.covered, mine.shape[::-1]) == 0
+        (ax, ay), (bx, by) = _gradient(mine), _gradient(theirs)
+        square = ax * ax + ay * ay
+        weight = np.where(free & (square > TEXTURE**2), np.sqrt(square), 0)
+        same = weight * np.clip((ax * bx + ay * by) / np.maximum(square, 1e-6), 0, 1)
+        # Means of blocks: edges, edges that agree, levels, what is free.
+        edges, agree, level, other, open_ = (
+            cv2.resize(plane.astype(np.float32), BLOCKS, interpolation=cv2.INTER_AREA)
+            for plane in (weight, same, mine * free, theirs * free, free)
+        )
+        counts = open_ > 0.3
+        if not counts.any():
+            return 0.0
+        drift = (other - level)[counts] / open_[counts]
+        agree, edges = agree[counts], edges[counts]
+        moved = (edges > 0.1) & (agree < 0.5 * edges) | (np.abs(drift - np.median(drift)) > 8)
+        return float(moved.mean())
 
     def evidence(self, corners: np.ndarray, kind: Kind) -> tuple[float, float]:
         """Votes for an overlay (negative: for the scene), and how well the text agrees with what is in its place."""
@@ -209,9 +227,10 @@ class _Pair:
         mine = here.grey[crop]
         stays = _agreement(mine, there.grey[crop], text > 0) or 0.0
         still = _agreement(mine, there.grey[crop], around, TEXTURE)
-        still = self.stillness if still is None else still
-        if stays >= SAME and still is not None and still < stays - 0.3:
-            return 4.0, stays
+        if stays >= SAME:
+            if self.changed >= 0.7 or (self.changed >= 0.4 and still is not None and still < OTHER):
+                return 4.0, stays
+            return (1.5 if still is not None and still < OTHER else 0.0), stays
         follows, steady, far = self._carried(corners, mine, (int(left), int(top)), text > 0, around)
         if follows is not None and far > MOVED and follows >= SAME and follows > stays + 0.15:
             return -4.0, stays
