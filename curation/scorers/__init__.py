@@ -13,6 +13,7 @@ from curation.scorers.exposure import Exposure
 from curation.scorers.freeze import Freeze
 from curation.scorers.motion import Motion
 from curation.scorers.sharpness import Sharpness
+from curation.scorers.text import Text
 from curation.video import Column
 
 AnyScorer = Annotated[
@@ -24,6 +25,7 @@ AnyScorer = Annotated[
         Sharpness,
         Exposure,
         Blockiness,
+        Text,
     ],
     Field(discriminator="kind"),
 ]
