@@ -36,6 +36,7 @@ def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
 def select(config: Path, overrides: Sequence[str]) -> None:
     from curation.dataset.accounting import account
     from curation.dataset.publish import settle
+    from curation.dataset.records import embedding_token
     from curation.schema import CLIPS
     from curation.scorers import score_columns
     from curation.select import read_funnel, select_dataset
@@ -45,13 +46,20 @@ def select(config: Path, overrides: Sequence[str]) -> None:
     with WriterLock(storage, "select"):
         settle(storage)
         before = read_funnel(storage)
-        funnel = select_dataset(storage, settings.select, (*CLIPS, *score_columns()), damage=settings.damage)
+        columns, embedding = (*CLIPS, *score_columns()), embedding_token(settings.scorers)
+        funnel = select_dataset(storage, settings.select, columns, damage=settings.damage, embedding=embedding)
     OUT.print(funnel)
     change = f" ({funnel.kept - before.kept:+,})" if before else ""
     OUT.print(f"{funnel.kept:,} clips kept{change}", highlight=False)
     uncut = account(storage).cuts["none"]
     if settings.cut.mode != "none" and uncut:
         OUT.print(f"{uncut:,} of them have no file yet: `rushes curate {config}` cuts them", soft_wrap=True)
+    if funnel.unscored:
+        OUT.print(
+            f"{funnel.unscored:,} clips are dropped for nothing but a missing score: `rushes curate {config}` measures "
+            "what can be measured",
+            soft_wrap=True,
+        )
 
 
 def status(target: str, overrides: Sequence[str], as_json: bool) -> None:

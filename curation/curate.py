@@ -20,7 +20,7 @@ from rich.console import Console
 from curation.config import CurateConfig
 from curation.dataset.accounting import Accounts, account
 from curation.dataset.publish import publish, roster
-from curation.dataset.records import cuts, embeddings, scans, scores, tombstones
+from curation.dataset.records import cuts, embedding_token, embeddings, scans, scores, tombstones
 from curation.ingest import Listed, Listing, list_input, sampled
 from curation.report.write import write_report
 from curation.rules.overrides import Overrides, read_overrides
@@ -209,7 +209,8 @@ class _Curation:
 
     def _select(self) -> None:
         columns = (*CLIPS, *score_columns())
-        funnel = select_dataset(self._storage, self._config.select, columns, damage=self._config.damage)
+        config, embedding = self._config, embedding_token(self._config.scorers)
+        funnel = select_dataset(self._storage, config.select, columns, damage=config.damage, embedding=embedding)
         self._run.metric(stage="select", **funnel.to_dict())
         self._console.print(funnel)
 

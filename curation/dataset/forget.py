@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from curation.dataset.publish import settle
 from curation.dataset.records import cuts, embeddings, scans, tombstones
+from curation.duplicates.pairs import PAIRS
 from curation.rules.decide import Damage
 from curation.schema import CLIPS
 from curation.scorers import score_columns
@@ -41,12 +42,13 @@ def forget(storage: Storage, video_id: str) -> dict[str, int]:
         media = _drop_folder(storage, f"media/{full}")
         _drop_folder(storage, "report")  # it shows pictures of the video; `rushes report` makes it anew
         _drop(storage, "captions", "clip_id", f"{full[:16]}-")
+        vectors = embeddings(storage).rewrite_without({full}, "video_id")
+        storage.remove(PAIRS)  # made of the vectors, and made anew where clips are decided
         clips = _drop(storage, "clips", "video_id", full)
         _decide_anew(storage)
-        rows = _drop(storage, "videos", "video_id", full)
+        rows = vectors + _drop(storage, "videos", "video_id", full)
         for folder in sorted({name.rsplit("/", 1)[0] for name in storage.list("scores", ".parquet")}):
             rows += Ledger(storage, folder, PLACES, "key").rewrite_without({full}, "video_id")
-        rows += embeddings(storage).rewrite_without({full}, "video_id")
         rows += cuts(storage).rewrite_without({full}, "video_id")
         _drop_metrics(storage, _uris(storage, full))
         rows += scans(storage).rewrite_without({full}, "video_id")

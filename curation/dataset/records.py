@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +48,11 @@ def token(scorer: Any) -> str:
     settings = scorer.model_dump(mode="json", exclude_defaults=True, exclude={"device"})
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return f"{scorer.kind}:{scorer.version}:{digest}"
+
+
+def embedding_token(scorers: Iterable[Any]) -> str | None:
+    """The token of the scorer whose vectors tell near-duplicates; None where none makes vectors."""
+    return next((token(scorer) for scorer in scorers if scorer.kind == "embedding"), None)
 
 
 def scans(storage: Storage) -> Ledger:
