@@ -115,6 +115,8 @@ def test_kept_clips_are_the_source_frames_bit_for_bit(run, raw):
     source = {row["video_id"]: row["uri"] for row in table(output, "videos") if row["status"] == "ok"}
     kept = {row["clip_id"] for row in table(output, "selection.parquet") if row["kept"]}
     assert len(kept) >= 4
+    pictures = [clip for clip in table(output, "clips") if clip["image"]]
+    assert [clip["clip_id"] in kept for clip in pictures] == [True]
     for clip in table(output, "clips"):
         if clip["clip_id"] not in kept:
             assert clip["media"] is None

@@ -6,14 +6,14 @@ import io
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import yaml
-from helpers_curate import CONFIG, table
+from helpers_curate import table
 from helpers_inprocess import House, everything
 from helpers_media import ffmpeg
 from PIL import Image, ImageOps
@@ -71,9 +71,8 @@ def scan(path: Path, folder: Path, images: bool = True, **config: Any) -> tuple[
 
 
 def frame_scorers() -> tuple[AnyScorer, ...]:
-    """Those of the default configuration that look at every frame."""
-    named = yaml.safe_load(CONFIG.read_text())["scorers"]
-    return MeasurePlan.model_validate({"scorers": named}).frame_scorers
+    """All that look at every frame."""
+    return MeasurePlan(scorers=tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0]))).frame_scorers
 
 
 def refused(data: bytes, folder: Path, **config: Any) -> str:
@@ -357,13 +356,13 @@ def test_pictures_are_in_no_quantile_of_motion(tmp_path):
         "decode_errors": [0] * count * 2,
     }
     with storage.open_write("clips/a.parquet") as file:
-        pa.parquet.write_table(pa.table(clips), file)
+        pq.write_table(pa.table(clips), file)
     known = [Column(name, kind, "", "") for name, kind in (("duration_s", pa.float64()), ("sharpness", pa.float64()))]
     for rule, kept in (({"best": "20%"}, ["c8", "c9"]), ({"best": "20%", "lowest": True}, ["c0", "c1"])):
         selection = Selection.model_validate({"rules": [{"duration_s": rule}, {"sharpness": {"best": "50%"}}]})
         funnel = select_dataset(storage, selection, known)
         assert [quantile.population for quantile in funnel.quantiles] == [count, 2 * count]
-        rows = pa.parquet.read_table(tmp_path / "selection.parquet").to_pylist()
+        rows = pq.read_table(tmp_path / "selection.parquet").to_pylist()
         assert [row["clip_id"] for row in rows if row["kept"]] == [*kept, *clips["clip_id"][count:]]
 
 
@@ -382,9 +381,10 @@ def house(photo, samples, tmp_path_factory):
 
 
 def test_a_folder_of_films_and_pictures(house, tmp_path):
-    """By the rules of the default configuration; then encoded, taken down and left out."""
-    rules = yaml.safe_load(CONFIG.read_text())["select"]
-    settings = {"scorers": frame_scorers(), "select": rules}
+    """By rules such as the default configuration's; then encoded, taken down and left out."""
+    rules = [{"duration_s": {"min": 2}}, {"crop_h": {"min": 240}}, {"motion": {"min": 0.1}}, {"freeze": {"max": 0.5}}]
+    rules += [{"sharpness": {"min": 5}}, {"camera_motion": {"not_in": ["zoom"]}}]
+    settings = {"scorers": frame_scorers(), "select": {"rules": rules}}
     output = tmp_path / "dataset"
     house.curate(output, **settings)
     videos = {Path(row["uri"]).name: row for row in table(output, "videos")}
