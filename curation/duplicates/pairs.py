@@ -68,7 +68,7 @@ def ensure_pairs(storage: Storage, threshold: float, measured: str | None = None
     """Make pairs.parquet serve `threshold`: compute it unless it is there, of these vectors and down to the threshold.
 
     `measured` is the token of the embedding scorer; None: that of the stored pairs, or of the only embeddings that
-    there are. Opens no video. Takes about 110 bytes of memory a clip and 12 a pair; the vectors are on temporary disk.
+    there are. Opens no video. Takes about 160 bytes of memory a clip and 12 a pair; the vectors are on temporary disk.
     """
     keys = _keys(storage)
     there = stored(storage)

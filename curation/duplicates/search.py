@@ -17,9 +17,9 @@ import numpy as np
 from curation.duplicates.vectors import Vectors
 
 BRUTE = 50_000
-VISITS = 4
+VISITS = 8
 MOST = 32  # pairs of one clip that are kept for certain, the most similar ones
-_SAMPLE = 40  # vectors a cell from which the cells are found
+_SAMPLE, _LARGEST = 40, 100_000  # vectors from which the cells are found: so many a cell, and in all
 _HOMES, _GUESTS = 1024, 4096  # vectors compared at a time
 _BUFFER = 4_000_000  # pairs
 
@@ -52,11 +52,11 @@ def similar_pairs(vectors: Vectors, floor: float, *, most: int = MOST, brute: in
         for a, b, similarity in _within(vectors, everyone, floor):
             found.add(a, b, similarity)
         return found.finish()
-    cells = _cells(vectors)
+    cells, sizes = _cells(vectors)
     guests = np.argsort(cells, axis=None, kind="stable")  # by cell, then by row
-    starts = np.searchsorted(cells.ravel()[guests], np.arange(cells.max() + 2))
-    for cell in range(len(starts) - 1):
-        visitors = guests[starts[cell] : starts[cell + 1]] // VISITS
+    ends = np.cumsum(sizes)
+    for cell, (start, end) in enumerate(zip(ends - sizes, ends, strict=True)):
+        visitors = guests[start:end] // VISITS
         at_home = cells[visitors, 0] == cell
         residents = visitors[at_home]
         for a, b, similarity in _within(vectors, residents, floor):
@@ -69,8 +69,8 @@ def similar_pairs(vectors: Vectors, floor: float, *, most: int = MOST, brute: in
     return found.finish()
 
 
-def _cells(vectors: Vectors) -> np.ndarray:
-    """[n, VISITS] int32: the nearest cells of each vector, the nearest first."""
+def _cells(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """([n, VISITS] int32: the nearest cells of each vector, the nearest first; [cells] how many visit each)"""
     import faiss
 
     threads = faiss.omp_get_max_threads()
@@ -78,14 +78,17 @@ def _cells(vectors: Vectors) -> np.ndarray:
     try:
         # Comparing costs as much as assigning at this size.
         count = max(VISITS, round((len(vectors) * VISITS / 2) ** 0.5))
-        sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE * count), replace=False)
-        kmeans = faiss.Kmeans(vectors.width, count, niter=8, seed=0, spherical=True)
+        size = min(len(vectors), _SAMPLE * count, _LARGEST)
+        sample = np.random.default_rng(0).choice(len(vectors), size, replace=False)
+        kmeans = faiss.Kmeans(vectors.width, count, niter=8, seed=0, spherical=True, min_points_per_centroid=1)
         kmeans.train(vectors.rows(np.sort(sample)))
         cells = np.empty((len(vectors), VISITS), np.int32)
+        sizes = np.zeros(count, np.int64)
         for start in range(0, len(vectors), _GUESTS):
             block = slice(start, start + _GUESTS)
             cells[block] = kmeans.index.search(vectors.rows(block), VISITS)[1]
-        return cells
+            sizes += np.bincount(cells[block].ravel(), minlength=count)
+        return cells, sizes
     finally:
         faiss.omp_set_num_threads(threads)
 
