@@ -30,7 +30,6 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
-import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 
@@ -77,6 +76,8 @@ def main() -> None:
 def child(what: str, dataset: str, rows: int) -> dict[str, float]:
     """A process of its own, because the peak of memory is one number a process."""
     command = [sys.executable, __file__, "--child", what, dataset, str(rows)]
+    import subprocess  # imports `select` itself, see above
+
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
