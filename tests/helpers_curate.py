@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "default.yaml"
+FRAMES = ROOT / "tests" / "frames.yaml"  # what is not about picture scorers does without loading models
 VOLATILE = {"uri", "duplicate_of"}  # where the data lies is not what it is
 
 
@@ -41,9 +42,11 @@ def rushes(*arguments: object, code: int = 0, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def curate(source: object, output: object, *overrides: str, code: int = 0, **environment: str) -> str:
+def curate(
+    source: object, output: object, *overrides: str, config: Path = FRAMES, code: int = 0, **environment: str
+) -> str:
     settings = ("report.enabled=false", f"input={source}", f"output={output}", *overrides)
-    return rushes("curate", CONFIG, *settings, code=code, **environment)
+    return rushes("curate", config, *settings, code=code, **environment)
 
 
 def table(output: Path, name: str) -> list[dict[str, Any]]:
@@ -53,11 +56,14 @@ def table(output: Path, name: str) -> list[dict[str, Any]]:
 
 
 def contents(output: Path) -> dict[str, Any]:
-    """What two runs over the same input must share: sorted tables, and the hash of every file below media/."""
+    """What two runs over the same input must share: sorted tables, vectors, and the hash of every file below media/."""
     found: dict[str, Any] = {}
     for name in ("videos", "clips", "selection.parquet"):
         rows = [{key: value for key, value in row.items() if key not in VOLATILE} for row in table(output, name)]
         found[name] = sorted(rows, key=str)
+    if (output / "embeddings").exists():
+        for row in table(output, "embeddings"):
+            found |= {f"vector of {clip['clip_id']}": clip["vector"] for clip in row["clips"]}
     for path in sorted((output / "media").rglob("*")):
         if path.is_file():
             found[str(path.relative_to(output))] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers_curate import CONFIG, curate, rushes, signalled, table
+from helpers_curate import CONFIG, FRAMES, curate, rushes, signalled, table
 from helpers_media import ffmpeg, frame_md5, make_video
 
 from curation.dataset.records import clip_schema
@@ -78,7 +78,9 @@ def run(raw, tmp_path_factory) -> tuple[Path, str]:
     """(dataset, what the command printed) of one run over all of it; two decoders get real signals meanwhile."""
     output = tmp_path_factory.mktemp("out") / "dataset"
     with signalled({"segfault.mp4": signal.SIGSEGV, "hang.mp4": signal.SIGSTOP}) as hit:
-        text = curate(raw, output, "decode.stall_s=5", "report.enabled=true", "decode.max_pixels=100000000")
+        text = curate(
+            raw, output, "decode.stall_s=5", "report.enabled=true", "decode.max_pixels=100000000", config=CONFIG
+        )
     assert hit == {"segfault.mp4", "hang.mp4"}
     return output, text
 
@@ -160,7 +162,7 @@ def small(samples, tmp_path) -> Path:
 def test_later_runs_take_only_what_is_new_and_score_only_what_is_missing(small, samples, tmp_path):
     output = tmp_path / "dataset"
     strict = ["select.rules=[{duration_s: {min: 2}}, {sharpness: {min: 1000}}]", "scorers=[{kind: sharpness}]"]
-    dry = rushes("curate", CONFIG, "--dry-run", f"input={small}", f"output={output}")
+    dry = rushes("curate", FRAMES, "--dry-run", f"input={small}", f"output={output}")
     assert "files to do" in dry
     assert not output.exists()
     assert "1 new or changed files" in curate(small, output, *strict)
@@ -170,7 +172,7 @@ def test_later_runs_take_only_what_is_new_and_score_only_what_is_missing(small, 
     # a looser threshold: decided without a decode, cut by the next run, nothing scored again
     loose = ["select.rules=[{duration_s: {min: 2}}]", "scorers=[{kind: sharpness}]"]
     settings = ["report.enabled=false", f"input={small}", f"output={output}"]
-    told = rushes("select", CONFIG, *settings, *loose)
+    told = rushes("select", FRAMES, *settings, *loose)
     assert "have no file yet" in told
     shutil.copy(samples / "carphone_pristine.mp4", small)
     assert "1 new or changed files (0.6 MB), 1 known ones" in curate(small, output, *loose)

@@ -1,39 +1,29 @@
 """Time and memory of `rushes select` on synthetic clips tables. One command:
 
-    python benchmarks/select.py [--rows 1000000 10000000] [--folder DIR]
+    python benchmarks/selection.py [--rows 1000000 10000000] [--folder DIR]
 
 Each line of the table is one child process; time starts when its imports are done. The baseline does the least that is
 of any use: it loads the needed columns of all files at once and filters them with pyarrow, to a table of clip_id and
 kept, without reasons, funnel, overrides or atomic replacement.
+
+Near-duplicates are decided of vectors of 16 numbers, half of them near another one: `first` finds the pairs
+(benchmarks/duplicates_scale.py says what that costs at the size of real vectors), `threshold moved` reads them.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import resource
+import subprocess
 import sys
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+import tempfile
+import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ELSEWHERE = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
-if __name__ == "select":
-    # A script in this folder made Python take this file for the standard library's `select`: hand that over instead.
-    spec = PathFinder.find_spec("select", ELSEWHERE)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["select"] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["select"])
-elif __name__ == "__main__":
-    sys.path[:] = [str(HERE.parent), *ELSEWHERE]
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import resource  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-
 PER_FILE = 500_000
+FIRST, MOVED = "with near-duplicates, first", "with near-duplicates, threshold moved"
 RULES = {
     "rules": [
         {"duration_s": {"min": 2, "max": 60}},
@@ -62,12 +52,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         what, dataset, rows = arguments.child
+        near = {FIRST: {"threshold": 0.9}, MOVED: {"threshold": 0.92}}
+        if what in near:
+            return select(dataset, int(rows), {"near_duplicates": near[what]})
         return {"make": make, "rushes select": select, "baseline": baseline}[what](dataset, int(rows))
     print("| clips | files | clips MB | | wall s | CPU s | peak RSS MB | kept |\n|---|---|---|---|---|---|---|---|")
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as dataset:
             made = child("make", dataset, rows)
-            for what in ("rushes select", "baseline"):
+            for what in ("rushes select", "baseline", FIRST, MOVED):
                 found = child(what, dataset, rows)
                 measured = f"{found['wall']:.1f} | {found['cpu']:.1f} | {found['rss'] / 2**20:,.0f} | {found['kept']:,}"
                 print(f"| {rows:,} | {made['files']} | {made['bytes'] / 1e6:,.0f} | {what} | {measured} |", flush=True)
@@ -76,8 +69,6 @@ def main() -> None:
 def child(what: str, dataset: str, rows: int) -> dict[str, float]:
     """A process of its own, because the peak of memory is one number a process."""
     command = [sys.executable, __file__, "--child", what, dataset, str(rows)]
-    import subprocess  # imports `select` itself, see above
-
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -87,7 +78,7 @@ def report(start: tuple[float, float], kept: int) -> None:
     print(json.dumps({"wall": wall, "cpu": cpu, "rss": peak, "kept": kept}))
 
 
-def select(dataset: str, rows: int) -> None:
+def select(dataset: str, rows: int, more: dict | None = None) -> None:
     import pyarrow as pa
 
     from curation.rules.selection import Selection
@@ -99,9 +90,9 @@ def select(dataset: str, rows: int) -> None:
     known = (
         *CLIPS,
         *(Column(name, pa.float64(), "", "") for name in SCORES),
-        Column("camera_motion", pa.string(), "", ""),
+        *(Column(name, pa.string(), "", "") for name in ("camera_motion", "embedding")),
     )
-    selection = Selection.model_validate(RULES)
+    selection = Selection.model_validate(RULES | (more or {}))
     start = time.perf_counter(), time.process_time()
     funnel = select_dataset(Storage(dataset), selection, known)
     report(start, funnel.kept)
@@ -150,7 +141,10 @@ def make(dataset: str, rows: int) -> None:
     from curation.schema import CLIPS, arrow_schema
 
     os.makedirs(f"{dataset}/clips")
-    fields = [pa.field("camera_motion", pa.string()), *(pa.field(name, pa.float64()) for name in SCORES)]
+    fields = [
+        *(pa.field(name, pa.string()) for name in ("camera_motion", "embedding")),
+        *(pa.field(name, pa.float64()) for name in SCORES),
+    ]
     schema = pa.schema([*arrow_schema(CLIPS), *fields])
     files = []
     for number, begin in enumerate(range(0, rows, PER_FILE)):
@@ -158,10 +152,32 @@ def make(dataset: str, rows: int) -> None:
         table = clips(np.random.default_rng(number), begin, min(PER_FILE, rows - begin), schema)
         pq.write_table(table, path, compression="zstd")
         files.append(path)
+        embed(np.random.default_rng(rows + number), table["clip_id"].combine_chunks(), f"{dataset}/embeddings", number)
     some = pq.read_table(files[-1], columns=["clip_id"])["clip_id"].slice(0, 100).to_pylist()
     lines = [f"{clip},{('keep', 'drop')[i % 2]},seen by a person" for i, clip in enumerate(some)]
     Path(dataset, "overrides.csv").write_text("\n".join(["clip_id,decision,note", *lines]))
     print(json.dumps({"files": len(files), "bytes": sum(map(os.path.getsize, files))}))
+
+
+def embed(random, clip_ids, folder: str, number: int) -> None:
+    """A pack of one row with the vectors of these clips: every second one is like the one before."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from curation.dataset.records import embeddings
+    from orchestration.storage import Storage
+
+    os.makedirs(folder, exist_ok=True)
+    vectors = np.repeat(random.normal(size=(len(clip_ids) // 2, 16)), 2, axis=0)
+    vectors = (vectors + 0.15 * random.normal(size=vectors.shape)).astype(np.float16)
+    offsets = pa.array(np.arange(0, vectors.size + 1, 16), pa.int32())
+    pairs = pa.StructArray.from_arrays(
+        [clip_ids, pa.ListArray.from_arrays(offsets, vectors.ravel())], ["clip_id", "vector"]
+    )
+    row = pa.ListArray.from_arrays(pa.array([0, len(clip_ids)], pa.int32()), pairs)
+    names = [pa.array([text]) for text in (f"{number:032x}", f"{number:032x}", "embedding:1:16")]
+    pq.write_table(pa.table([*names, row], embeddings(Storage(folder)).schema), f"{folder}/pack-{number}.parquet")
 
 
 def clips(random, begin: int, count: int, schema):
@@ -206,6 +222,7 @@ def clips(random, begin: int, count: int, schema):
         "cut": np.full(count, "copy"),
         "cut_reason": pa.nulls(count, pa.string()),
         "camera_motion": random.choice(["static", "pan", "tilt", "zoom", "shake"], count),
+        "embedding": np.full(count, "sixteen"),
     }
     absent = [pa.nulls(count, field.type) if field.name not in columns else columns[field.name] for field in schema]
     return pa.table(absent, schema=schema)
