@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_curate import table
 from helpers_inprocess import House, everything
-from helpers_media import ffmpeg
+from helpers_media import ffmpeg, scan_video
 from PIL import Image, ImageOps
 
 from curation.cut import CutConfig, CutRequest, cut_clips
@@ -432,3 +432,16 @@ def test_a_folder_of_films_and_pictures(house, tmp_path):
     assert reasons["IMG_002"] == "a picture (webp), and images is false"
     assert reasons["bikes.mp4"] is None
     assert not any(row["image"] for row in table(tmp_path / "without", "clips"))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_films_whose_frames_have_exif_are_encoded(orientation, photo, tmp_path):
+    """MJPEG of cameras. PyAV knows no such side data and gives none then."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    (tmp_path / "photo.jpg").write_bytes(saved(photo, "jpeg", exif=exif))
+    film, target = tmp_path / "film.mkv", tmp_path / "clip.mp4"
+    ffmpeg("-loop", "1", "-framerate", "5", "-i", tmp_path / "photo.jpg", "-frames:v", "6", "-c", "copy", film)
+    (result,) = cut_clips(film, [scan_video(film).request(0, 5, target)], CutConfig(mode="encode"))
+    assert (result.cut, result.reason) == ("encode", "configured")
+    assert scan(target, tmp_path / "a")[0].info.rotation == scan(film, tmp_path / "b")[0].info.rotation

@@ -6,6 +6,7 @@ Each frame that begins or ends a clip must have the scan's hash: what is encoded
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -180,9 +181,9 @@ class ClipEncoder:
         context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
         if video.sample_aspect_ratio:
             context.sample_aspect_ratio = video.sample_aspect_ratio
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix = _display_matrix(frame)
         if matrix is not None:
-            stream.set_display_matrix(np.frombuffer(matrix, np.int32, 9).tolist())
+            stream.set_display_matrix(matrix)
         return stream
 
     @property
@@ -234,6 +235,17 @@ class ClipEncoder:
         with contextlib.suppress(*MEDIA_ERRORS):
             self.output.close()
         self.request.target.unlink(missing_ok=True)
+
+
+def _display_matrix(frame: av.VideoFrame) -> list[int] | None:
+    """How a player has to turn and mirror the picture, libav's 9 numbers."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of side data, such as the EXIF of cameras' MJPEG: no mirror then
+        angle = math.radians(frame.rotation)
+        cos, sin = round(math.cos(angle) * 65536), round(math.sin(angle) * 65536)
+        return [cos, -sin, 0, sin, cos, 0, 0, 0, 1 << 30] if frame.rotation else None
+    return None if matrix is None else np.frombuffer(matrix, np.int32, 9).tolist()
 
 
 def encoder_options(config: CutConfig, interlaced: bool) -> dict[str, str]:
