@@ -17,14 +17,11 @@ full size by default (`--flow-width 0`).
 
 from __future__ import annotations
 
-import subprocess
-
-# isort: split
-# First of all: else a library finds the select.py of this folder where it wants the standard one, and fails.
 import argparse
 import csv
 import os
 import resource
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -77,7 +74,7 @@ def run(videos: Sequence[Path], folder: Path, flow_width: int = FLOW_WIDTH) -> d
         pool.close()
         pool.join()
     with (folder / "clips.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(row for rows, _ in done for row in rows)
     steps = {step: sum(spent[step] for _, spent in done) for step in STEPS}
@@ -101,7 +98,7 @@ def _curate(video: Path, folder: Path, flow_width: int) -> tuple[list[dict[str, 
     clock, rows = Clock(), []
     with clock.step("scenes"):
         found = detect(str(video), AdaptiveDetector(), start_in_scene=True)
-        rate = float(found[0][0].frame_rate) if found else 0.0
+        rate = float(found[0][0].frame_rate or 0) if found else 0.0
         scenes = [Scene(start.frame_num, end.frame_num) for start, end in found]
         scenes = [scene for scene in scenes if scene.end - scene.start >= SHORTEST_S * rate]
     with clock.step("flow"):
@@ -123,34 +120,38 @@ def _look(video: Path, scenes: Sequence[Scene], step: int, width: int) -> None:
     capture = cv2.VideoCapture(str(video))
     number = 0
     for scene in scenes:
+        sampled = set(range(scene.start, scene.end, step))
         before, speeds, middle = None, [], (scene.start + scene.end) // 2
         while number < scene.end and capture.grab():
-            inside = number - scene.start
-            sampled = inside >= 0 and inside % step == 0
-            if sampled or number == middle:
+            if number in sampled or number == middle:
                 frame = capture.retrieve()[1]
-            if number == middle:
-                scene.middle = frame
-            if sampled:
-                if width and frame.shape[1] > width:
-                    size = (width, round(frame.shape[0] * width / frame.shape[1]))
-                    frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-                grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-                if before is not None:
-                    flow = cv2.calcOpticalFlowFarneback(before, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-                    speeds.append(cv2.cartToPolar(flow[..., 0], flow[..., 1])[0].mean())
-                before = grey
+                scene.middle = frame if number == middle else scene.middle
+                if number in sampled:
+                    grey = _grey(frame, width)
+                    if before is not None:
+                        flow = np.empty((*grey.shape, 2), np.float32)
+                        cv2.calcOpticalFlowFarneback(before, grey, flow, 0.5, 3, 15, 3, 5, 1.2, 0)
+                        speeds.append(cv2.cartToPolar(flow[..., 0], flow[..., 1])[0].mean())
+                    before = grey
             number += 1
         scene.motion = float(np.mean(speeds)) if speeds else 0.0
     capture.release()
 
 
+def _grey(frame: np.ndarray, width: int) -> np.ndarray:
+    if width and frame.shape[1] > width:
+        size = (width, round(frame.shape[0] * width / frame.shape[1]))
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+
+
 def _text(picture: np.ndarray | None) -> dict[str, Any]:
     """Share of the picture that text boxes cover, and what they say."""
-    result = ocr(picture) if picture is not None else None
-    if result is None or result.boxes is None:
-        return {"text_area": 0.0, "text": ""}
-    area = sum(cv2.contourArea(np.float32(box)) for box in result.boxes)
+    if picture is None:
+        return {"text_area": None, "text": None}
+    result = ocr(picture)
+    boxes = [] if result.boxes is None else result.boxes
+    area = sum(cv2.contourArea(np.asarray(box, np.float32)) for box in boxes)
     return {"text_area": area / (picture.shape[0] * picture.shape[1]), "text": " ".join(result.txts or ())}
 
 

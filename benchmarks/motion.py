@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
-import subprocess  # noqa: F401 - else a library finds the select.py of this folder for the standard one
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -110,15 +109,16 @@ def excerpt(video: Path, start: float, seconds: float) -> tuple[list[np.ndarray]
     pictures: list[np.ndarray] = []
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
-        first = float((stream.start_time or 0) * stream.time_base)
+        tick = float(stream.time_base or 0)
+        first = (stream.start_time or 0) * tick
         container.seek(int((start + first) * av.time_base))
         for frame in container.decode(stream):
-            time_s = float(frame.pts * stream.time_base) - first
+            time_s = (frame.pts or 0) * tick - first
             if time_s >= start + seconds - 1e-3:
                 break
             if time_s >= start - 1e-3:
                 pictures.append(frame.to_ndarray(format="bgr24"))
-        return pictures, float(stream.average_rate)
+        return pictures, float(stream.average_rate or 0)
 
 
 def fit(picture: np.ndarray) -> np.ndarray:
@@ -197,7 +197,8 @@ def crossing(views: Sequence[np.ndarray], patch: np.ndarray, random: np.random.G
 def stills(videos: dict[str, Path]) -> dict[str, np.ndarray]:
     """The photographs, then frames of footage."""
     folder = importlib.resources.files("skimage") / "data"
-    read = {name: cv2.imdecode(np.frombuffer((folder / name).read_bytes(), np.uint8), 1) for name in PHOTOGRAPHS}
+    coded = {name: np.frombuffer((folder / name).read_bytes(), np.uint8) for name in PHOTOGRAPHS}
+    read = {name: np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)) for name, data in coded.items()}
     return read | {f"{name} {start}": excerpt(videos[name], start, 0.12)[0][0] for name, start in FRAMES}
 
 
@@ -259,7 +260,7 @@ class Meter:
         self.ours = self.farneback = 0.0
         self._folder, self._warm = folder, False
         self._sandbox = Sandbox()
-        self._scorers = (Motion(), CameraMotion())
+        self._scorers = (Motion.model_validate({}), CameraMotion.model_validate({}))
         self._plan = MeasurePlan(scorers=self._scorers).model_dump(mode="json")
 
     def measure(self, clip: Clip) -> Result:
@@ -302,7 +303,8 @@ def baseline(path: Path) -> float:
         if number % step == 0:
             picture = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2GRAY)
             if before is not None:
-                flow = cv2.calcOpticalFlowFarneback(before, picture, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+                flow = np.empty((*picture.shape, 2), np.float32)
+                cv2.calcOpticalFlowFarneback(before, picture, flow, 0.5, 3, 15, 3, 5, 1.2, 0)
                 means.append(cv2.cartToPolar(flow[..., 0], flow[..., 1])[0].mean())
             before = picture
         number += 1
