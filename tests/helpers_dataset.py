@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.duplicates.pairs import PAIRS
+from curation.duplicates.pairs import SCHEMA as PAIRS_SCHEMA
 from curation.rules.funnel import Funnel, Stage
 from curation.schema import CLIPS, VIDEOS, arrow_schema, clip_id
-from curation.video import Column
+from curation.video import BOXES, Column
 from orchestration.storage import Storage
 
 SCORES: tuple[Column, ...] = (
@@ -30,6 +32,19 @@ SCORES: tuple[Column, ...] = (
     Column("crop_x", pa.int32(), "px", "left edge of the picture inside black bars"),
     Column("crop_w", pa.int32(), "px", "width of the picture inside black bars"),
 )
+LABELS = ("editing", "disconnected_motion", "low_quality", "lecture", "text_dominated", "screenshot")
+SEEN: tuple[Column, ...] = (  # of scorers that look at pictures
+    Column("text_area", pa.float32(), "of the picture", "covered by text"),
+    Column("overlay_text", pa.float32(), "of the picture", "covered by text that stays in place"),
+    Column("text_boxes", BOXES, "", "text of the thumbnail"),
+    Column("faces", pa.float32(), "per picture", "faces, mean of the pictures"),
+    Column("face_area", pa.float32(), "of the picture", "covered by faces"),
+    Column("persons", pa.float32(), "per picture", "persons, mean of the pictures"),
+    Column("talking_head", pa.bool_(), "", "one large face in the middle before a static camera"),
+    Column("face_boxes", BOXES, "", "faces and persons of the thumbnail"),
+    *(Column(f"label_{name}", pa.float32(), "", f"how well `{name}` fits") for name in LABELS),
+)
+NEAR_DUPLICATE = "near-duplicate (>= 0.85)"
 THRESHOLDS: dict[str, list[tuple[float | None, float | None]]] = {
     "motion": [(0.8, None)],
     "freeze": [(None, 0.3)],
@@ -87,9 +102,13 @@ def write_dataset(
     duplicates: int = 2,
     hostile: str = "",
     select: bool = True,
+    seen: bool = False,
     seed: int = 7,
 ) -> Funnel | None:
-    """Write tables below `root` and return the funnel. The videos cycle through the footage in `files`."""
+    """Write tables below `root` and return the funnel. The videos cycle through the footage in `files`.
+
+    With `seen` there are the columns SEEN, near-duplicates, and three still pictures.
+    """
     rng, footage, storage = np.random.default_rng(seed), Footage(files), Storage(root)
     video_rows, clip_rows = [], []
     for number in range(videos):
@@ -99,6 +118,8 @@ def write_dataset(
             row["uri"] = hostile
         video_rows.append(row)
         clip_rows += _clips(row, footage.jpegs[number % len(footage.jpegs)], rng, thumbnails)
+    if seen:
+        _see(video_rows, clip_rows, footage.jpegs[0], hostile)
     if hostile and clip_rows:
         clip_rows[0]["clip_id"] = hostile
     ok = list(video_rows)
@@ -107,10 +128,67 @@ def write_dataset(
         video_rows.append(
             ok[number] | {"uri": f"{ok[number]['uri']}.copy", "status": "duplicate", "duplicate_of": ok[number]["uri"]}
         )
-    clips = pa.schema([*arrow_schema(CLIPS), *arrow_schema(SCORES), pa.field("thumbnail", pa.binary())])
+    scores = (*SCORES, *SEEN) if seen else SCORES
+    clips = pa.schema([*arrow_schema(CLIPS), *arrow_schema(scores), pa.field("thumbnail", pa.binary())])
     storage.write_table("videos/part-0.parquet", _table(video_rows, arrow_schema(VIDEOS)))
     storage.write_table("clips/part-0.parquet", _table(clip_rows, clips))
-    return _select(storage, clip_rows, hostile) if select else None
+    return _select(storage, clip_rows, hostile, seen) if select else None
+
+
+def _see(videos: list[dict[str, Any]], clips: list[dict[str, Any]], jpegs: list[bytes], hostile: str) -> None:
+    """Adds three pictures, and what models found in the clips: in two of three, the rest were not looked at."""
+    for number, kind in enumerate(("jpeg", "png", "webp")):
+        video = {
+            "video_id": hashlib.sha256(kind.encode()).hexdigest(), "uri": f"s3://footage/stills/{number}.{kind}",
+            "status": "ok", "bytes": 90_000, "container": f"{kind}_pipe", "codec": kind, "width": 1600, "height": 900,
+            "frames_decoded": 1, "duration_s": 0.0,
+        }  # fmt: skip
+        name = clip_id(video["video_id"], 0, 1)
+        clip = {
+            "clip_id": name, "video_id": video["video_id"], "image": True, "start_frame": 0, "end_frame": 1,
+            "start_s": 0.0, "end_s": 0.0, "duration_s": 0.0, "media": f"media/{name}.{kind}", "cut": "copy",
+            "sharpness": 90.0, "exposure": 0.5, "thumbnail": jpegs[number % len(jpegs)],
+        }  # fmt: skip
+        videos.append(video)
+        clips.append(clip)
+    rng = np.random.default_rng(11)
+    for order, clip in enumerate(clips):
+        clip.setdefault("image", False)
+        if order % 3 == 2:
+            continue
+        people, lines = int(rng.poisson(0.7)), int(rng.poisson(0.8))
+        faces = [_box(rng, "face", 0.06, 0.25, 16 / 9) for _ in range(people)]
+        text = [
+            _box(rng, str(rng.choice(["scene", "overlay", "subtitle", "watermark"])), 0.25, 0.07) for _ in range(lines)
+        ]
+        if hostile and order < 2:
+            odd = {"x": float("nan"), "y": 0.1, "w": 0.2, "h": 0.2, "kind": "scene"}
+            far = {"x": -1e30, "y": -5.0, "w": 3e30, "h": 90.0, "kind": hostile}
+            text = [odd, far, *text, *[_box(rng, "scene", 0.02, 0.02) for _ in range(100)]]
+        clip |= {
+            "faces": float(people),
+            "face_area": sum(box["w"] * box["h"] for box in faces),
+            "persons": float(people),
+            "talking_head": people == 1 and faces[0]["h"] > 0.3,
+            "face_boxes": [*faces, *(_body(box) for box in faces)],
+            "text_area": sum(box["w"] * box["h"] for box in text),
+            "overlay_text": sum(box["w"] * box["h"] for box in text if box["kind"] != "scene"),
+            "text_boxes": text,
+            **{f"label_{name}": float(rng.beta(0.5, 5)) for name in LABELS},
+        }
+
+
+def _box(rng: np.random.Generator, kind: str, width: float, height: float, aspect: float = 1.0) -> dict[str, Any]:
+    scale = float(rng.uniform(0.5, 1.6))
+    w, h = width * scale, height * scale if aspect == 1.0 else width * scale * aspect
+    place = {"subtitle": (0.5 - w / 2, 0.84), "watermark": (0.95 - w, 0.05)}
+    x, y = place.get(kind, (float(rng.uniform(0, 1 - w)), float(rng.uniform(0, 1 - h))))
+    return {"x": x, "y": y, "w": w, "h": h, "kind": kind}
+
+
+def _body(face: dict[str, Any]) -> dict[str, Any]:
+    top = face["y"] - 0.2 * face["h"]
+    return {"x": face["x"] - face["w"], "y": top, "w": 3 * face["w"], "h": 1.0 - top, "kind": "person"}
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -182,7 +260,7 @@ def _clips(
     return rows
 
 
-def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funnel:
+def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str, seen: bool) -> Funnel:
     rules = [
         (f"{name} {'<' if side == 'min' else '>'} {value:g}", name, side, value)
         for name, pairs in THRESHOLDS.items()
@@ -194,7 +272,9 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funn
     for order, clip in enumerate(clips):
         reasons = []
         for reason, name, side, value in rules:
-            score = clip[name]
+            score = clip.get(name)
+            if score is None and clip.get("image"):
+                continue
             if score is None or (score < value if side == "min" else score > value):
                 reasons.append(reason)
                 failing[reason] += 1
@@ -208,14 +288,16 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funn
                 "drop_reasons": reasons,
             }
         )
-    schema = pa.schema(
-        [
-            ("clip_id", pa.string()),
-            ("kept", pa.bool_()),
-            ("drop_reason", pa.string()),
-            ("drop_reasons", pa.list_(pa.string())),
-        ]
-    )
+    fields: list[Any] = [
+        ("clip_id", pa.string()),
+        ("kept", pa.bool_()),
+        ("drop_reason", pa.string()),
+        ("drop_reasons", pa.list_(pa.string())),
+    ]
+    if seen:
+        fields.append(("duplicate_of", pa.string()))
+        failing[NEAR_DUPLICATE] = _drop_near_duplicates(storage, rows)
+    schema = pa.schema(fields)
     with storage.open_write("selection.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
     seconds = {row["clip_id"]: clip["duration_s"] for row, clip in zip(rows, clips, strict=True)}
@@ -226,7 +308,11 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funn
     stages = [
         Stage(
             reason=reason,
-            kind="hand" if reason.startswith("dropped by hand") else "rule",
+            kind="hand"
+            if reason.startswith("dropped by hand")
+            else "duplicate"
+            if reason == NEAR_DUPLICATE
+            else "rule",
             dropped=len(first.get(reason, [])),
             failing=failing.get(reason, 1),
             dropped_s=sum(seconds[key] for key in first.get(reason, [])),
@@ -244,3 +330,19 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str) -> Funn
         kept_seconds=sum(seconds[key] for key in kept),
         stages=tuple(stages),
     )
+
+
+def _drop_near_duplicates(storage: Storage, rows: list[dict[str, Any]]) -> int:
+    """Groups of 1 to 12 clips go for the kept one before them; every fifth similarity is not stored."""
+    kept = [row for row in rows if row["kept"]]
+    pairs, start, size = [], 0, 12
+    while size and start + size < len(kept) // 2:
+        for order, row in enumerate(kept[start + 1 : start + 1 + size]):
+            row |= {"kept": False, "drop_reason": NEAR_DUPLICATE, "drop_reasons": [NEAR_DUPLICATE]}
+            row["duplicate_of"] = kept[start]["clip_id"]
+            if order % 5 < 4:
+                a, b = sorted((row["clip_id"], kept[start]["clip_id"]))
+                pairs.append({"clip_a": a, "clip_b": b, "similarity": 0.99 - 0.01 * order, "vector": None})
+        start, size = start + size + 1, size - 1
+    storage.write_table(PAIRS, pa.Table.from_pylist(pairs, schema=PAIRS_SCHEMA))
+    return sum("duplicate_of" in row for row in rows)

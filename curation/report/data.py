@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from curation.rules.decide import DUPLICATE_OF
 from orchestration.storage import Storage
 
 BATCH = 65_536
@@ -39,6 +40,12 @@ class Part(NamedTuple):
     def numbers(self, name: str) -> np.ndarray:
         """[n] float64, NaN where there is no value."""
         return self.table.column(name).cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+
+    def flags(self, name: str) -> np.ndarray:
+        """[n] bool, false where there is no value, or no such column."""
+        if name not in self.table.schema.names:
+            return np.zeros(self.table.num_rows, bool)
+        return self.table.column(name).cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 class Tables:
@@ -67,8 +74,9 @@ class Tables:
                     yield Part(index, row, self._complete(batch, wanted))
                     row += batch.num_rows
 
-    def fetch(self, places: Iterable[Place]) -> dict[Place, dict[str, Any]]:
-        """Whole rows, without columns of lists. Row groups without a wanted row are not read."""
+    def fetch(self, places: Iterable[Place], lists: Iterable[str] = ()) -> dict[Place, dict[str, Any]]:
+        """Whole rows; of columns of lists only those named. Row groups without a wanted row are not read."""
+        lists = set(lists)
         by_file: dict[int, set[int]] = defaultdict(set)
         for place in places:
             by_file[place.file].add(place.row)
@@ -76,7 +84,11 @@ class Tables:
         for index, rows in sorted(by_file.items()):
             with self._storage.open_read(self.names[index]) as source:
                 file = pq.ParquetFile(source)
-                columns = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+                columns = [
+                    field.name
+                    for field in file.schema_arrow
+                    if field.name in lists or not pa.types.is_nested(field.type)
+                ]
                 starts = self.groups[index]
                 groups = np.searchsorted(starts, sorted(rows), side="right") - 1
                 for group in dict.fromkeys(groups.tolist()):
@@ -149,11 +161,9 @@ _NONE = Decisions(np.zeros(0, np.uint64), np.zeros(0, np.int8), np.zeros(0, np.i
 
 
 def read_decisions(storage: Storage) -> Decisions:
-    if not storage.exists(SELECTION):
-        return _NONE
     numbers: dict[str, int] = {"": 0}
     keys, states, codes = [], [], []
-    for batch in _selection(storage, ["clip_id", "kept", "drop_reason"]):
+    for batch in read_selection(storage, ["clip_id", "kept", "drop_reason"]):
         kept = batch.column("kept").fill_null(False).to_numpy(zero_copy_only=False)
         encoded = batch.column("drop_reason").cast(pa.string()).fill_null("").dictionary_encode()
         local = [numbers.setdefault(text, len(numbers)) for text in encoded.dictionary.to_pylist()]
@@ -167,23 +177,31 @@ def read_decisions(storage: Storage) -> Decisions:
     return Decisions(joined[order], np.concatenate(states)[order], np.concatenate(codes)[order], tuple(numbers))
 
 
-def all_reasons(storage: Storage, clip_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Every reason that applies to these clips, not only the first."""
-    if not clip_ids or not storage.exists(SELECTION):
+class Details(NamedTuple):
+    """What selection.parquet says of a clip besides its state."""
+
+    reasons: list[str]  # every one that applies, not only the first
+    duplicate_of: str | None  # the kept clip that it is a near-duplicate of
+
+
+def read_details(storage: Storage, clip_ids: Sequence[str]) -> dict[str, Details]:
+    if not clip_ids:
         return {}
     wanted = pa.array(clip_ids, pa.string())
-    found: dict[str, list[str]] = {}
-    for batch in _selection(storage, ["clip_id", "drop_reasons"]):
-        if "drop_reasons" not in batch.schema.names:
-            return {}
+    found: dict[str, Details] = {}
+    for batch in read_selection(storage, ["clip_id", "drop_reasons", DUPLICATE_OF]):
         rows = batch.filter(pc.is_in(batch.column("clip_id").cast(pa.string()), value_set=wanted))
         for row in rows.to_pylist():
-            reasons = row["drop_reasons"]
-            found[row["clip_id"]] = [reasons] if isinstance(reasons, str) else [str(text) for text in reasons or []]
+            reasons = row.get("drop_reasons") or []
+            reasons = [reasons] if isinstance(reasons, str) else [str(text) for text in reasons]
+            found[row["clip_id"]] = Details(reasons, row.get(DUPLICATE_OF))
     return found
 
 
-def _selection(storage: Storage, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def read_selection(storage: Storage, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Batches with those of the columns that there are; none where nothing was selected yet."""
+    if not storage.exists(SELECTION):
+        return
     with storage.open_read(SELECTION) as source:
         file = pq.ParquetFile(source)
         present = [name for name in columns if name in file.schema_arrow.names]

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from markupsafe import Markup
 
-from curation.report import parts
-from curation.report.data import Place, Tables, read_decisions
+from curation.report import highest, parts
+from curation.report.data import Place, Tables, hashes, read_decisions
+from curation.report.duplicates import read_duplicates
 from curation.report.histograms import Bound
 from curation.report.previews import GuardedMaker, Maker, Previews, make_previews
 from curation.report.survey import LENGTH, ClipSurvey, survey_clips
 from curation.report.tiles import Gallery, gather
 from curation.report.videos import survey_videos
+from curation.rules.decide import IMAGE
 from curation.rules.funnel import Funnel
 from curation.schema import CLIPS
 from curation.video import Column
@@ -38,6 +41,10 @@ class Amounts:
     reasons: int = 12
     bounds: int = 16
     near: int = 6  # on each side of a threshold
+    groups: int = 12  # of near-duplicates
+    members: int = 7  # of a group, beside the clip that is kept
+    highest: int = 12  # clips by each score of text, faces and persons
+    labels: int = 6  # by each label
     timelines: int = 24
     failures: int = 40
     uris: int = 8  # named for each reason of failure
@@ -68,6 +75,7 @@ def curation_page(
     columns = [column for column in columns if column.name not in basic]
     videos, clips, decisions = Tables(storage, "videos"), Tables(storage, "clips"), read_decisions(storage)
     sources = survey_videos(videos, timelines=amounts.timelines, uris_a_reason=amounts.uris, duplicates=50)
+    duplicates = read_duplicates(storage, groups=amounts.groups, members=amounts.members)
     survey = survey_clips(
         clips,
         decisions,
@@ -78,20 +86,30 @@ def curation_page(
         reason_tiles=amounts.per_reason,
         max_reasons=amounts.reasons,
         near_pool=NEAR_POOL,
+        highest=highest.ranked(columns),
+        wanted=hashes(pa.array(duplicates.clip_ids, pa.string())),
     )
     near = _near(survey, amounts)
     sheets = [survey.kept.places, survey.undecided.places, *(group.places for group in survey.dropped.values())]
+    sheets += [survey.places(group.clip_ids) for group in duplicates.groups]
+    for column in highest.ranked(columns):
+        sheets.append(
+            highest.chosen(survey, column, amounts.labels if column.startswith(highest.LABEL) else amounts.highest)
+        )
     nearest = [place for sides in near.values() for places in sides.values() for place in places]
     places = dict.fromkeys([*nearest, *(place for sheet in sheets for place in sheet)])
     gallery = gather(storage, clips, videos, survey, columns, decisions, places)
+    gallery.similarity = {name: value for group in duplicates.groups for name, value in group.similarity.items()}
     guarded = GuardedMaker(storage)
     with contextlib.closing(guarded):
         previews = _previews(gallery, near, sheets, maker or guarded, amounts)
     gallery.no_preview = previews.reasons
     env = environment(TEMPLATES)
 
-    def section(title: str, slug: str, lead: str = "", **context: Any) -> Section:
-        html = env.get_template(f"{slug}.html").render(survey=survey, sources=sources, **context)
+    def section(title: str, slug: str, lead: str = "", template: str = "", **context: Any) -> Section:
+        html = env.get_template(f"{template or slug}.html").render(
+            survey=survey, sources=sources, kinds_of_boxes=gallery.kinds, **context
+        )
         return Section(title, slug, Markup(html), lead)  # the template escaped it
 
     shown = {name: shape for name, shape in survey.histograms.items() if name != LENGTH.name or shape.bounds}
@@ -119,6 +137,18 @@ def curation_page(
             left_out=len(survey.near) - len(near),
         ),
         section(
+            "Near-duplicates",
+            "duplicates",
+            parts.duplicates_lead(duplicates, survey, funnel),
+            groups=parts.duplicate_groups(duplicates, survey, gallery),
+            left_out=duplicates.kept - len(duplicates.groups),
+        ),
+        *(
+            section(title, slug, lead, "highest", sheets=sheets)
+            for title, slug, lead, sheets in parts.highest(survey, gallery, amounts.highest, amounts.labels)
+            if sheets
+        ),
+        section(
             "Kept clips",
             "kept",
             tiles=gallery.sheet(survey.kept.places),
@@ -128,7 +158,12 @@ def curation_page(
             "Dropped clips",
             "dropped",
             groups=[
-                {"reason": reason, "count": survey.reasons[reason], "tiles": gallery.sheet(group.places)}
+                {
+                    "reason": reason,
+                    "count": survey.reasons[reason],
+                    "tiles": gallery.sheet(group.places),
+                    "duplicate": reason in parts.duplicate_reasons(funnel),
+                }
                 for reason, group in survey.dropped.items()
             ],
             left_out=len(survey.reasons) - len(survey.dropped),
@@ -147,6 +182,7 @@ def curation_page(
         sections=tuple(sections),
         charts=parts.charts(survey, columns),
         records=gallery.records(),
+        fields=gallery.fields(),
         previews=previews.media,
         script=(TEMPLATES / "marks.js").read_text(encoding="utf-8"),
     )
@@ -158,14 +194,8 @@ def _near(survey: ClipSurvey, amounts: Amounts) -> dict[Bound, dict[bool, list[P
     for bound in list(survey.near)[: amounts.bounds]:
         chosen[bound] = {}
         for passes in (False, True):
-            items = survey.near[bound][passes].items
-            seen: set[str] = set()
-            ranked = []
-            for order, (_, clip_id, place) in enumerate(items):
-                ranked.append((clip_id[:16] in seen, order, place))  # a clip_id begins with its video's
-                seen.add(clip_id[:16])
-            nearest = sorted(sorted(ranked)[: amounts.near], key=lambda item: item[1])
-            chosen[bound][passes] = [place for *_, place in nearest]
+            items = [(clip_id, place) for *_, clip_id, place in survey.near[bound][passes].items]
+            chosen[bound][passes] = highest.spread(items, amounts.near)
     return chosen
 
 
@@ -184,5 +214,5 @@ def _previews(
     for places in sheets:
         rounds += enumerate(places[:4], start=amounts.near)
     order = [place for _, place in sorted(rounds, key=lambda item: item[0])]
-    rows = {gallery.rows[place]["clip_id"]: gallery.rows[place] for place in order}
+    rows = {row["clip_id"]: row for row in (gallery.rows[place] for place in order) if not row.get(IMAGE)}
     return make_previews(rows, maker, seconds=amounts.preview_seconds, max_bytes=amounts.preview_bytes)

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curation.report.data import DROPPED, KEPT, UNDECIDED, Place
+from curation.report.duplicates import Duplicates
+from curation.report.highest import LIKELY, PEOPLE, TEXT, labels, sheets
 from curation.report.histograms import Bound
 from curation.report.survey import ClipSurvey
 from curation.report.tiles import STATES, Gallery
 from curation.report.videos import VideoSurvey
+from curation.rules.funnel import Funnel
 from curation.video import Column
 from orchestration.report import formats
 
@@ -40,6 +43,7 @@ def states(survey: ClipSurvey) -> list[dict[str, Any]]:
             "name": name,
             "clips": survey.clips[state],
             "seconds": survey.seconds[state],
+            "pictures": survey.pictures[state],
             "state": STATES.get(state, "neutral"),
         }
         for state, name in names.items()
@@ -91,10 +95,66 @@ def at_bounds(near: Mapping[Bound, Mapping[bool, Sequence[Place]]], gallery: Gal
         {
             "bound": bound,
             "shape": gallery.survey.histograms[bound.column],
-            "fails": gallery.sheet(reversed(sides[False]), bound),  # the nearest ones meet at the line
-            "passes": gallery.sheet(sides[True], bound),
+            # The nearest ones meet at the line.
+            "fails": gallery.sheet(reversed(sides[False]), (bound.column,), why=True),
+            "passes": gallery.sheet(sides[True], (bound.column,), why=True),
         }
         for bound, sides in near.items()
+    ]
+
+
+def duplicate_reasons(funnel: Funnel | None) -> list[str]:
+    return [stage.reason for stage in funnel.stages if stage.kind == "duplicate"] if funnel else []
+
+
+def duplicates_lead(duplicates: Duplicates, survey: ClipSurvey, funnel: Funnel | None) -> str:
+    if duplicates.clips:
+        return (
+            f"{formats.plural(duplicates.clips, 'clip')} dropped for being alike to one of "
+            f"{formats.plural(duplicates.kept, 'clip')} that stays: is each group one scene, and the best of it kept?"
+        )
+    if survey.clips[UNDECIDED] == survey.total:
+        return "Near-duplicates are decided by rushes select, which has not run yet."
+    if duplicate_reasons(funnel):
+        return "None found among the clips that the rules keep."
+    return "Not looked for: `near_duplicates` below `select` turns the search on, and needs the embedding scorer."
+
+
+def duplicate_groups(duplicates: Duplicates, survey: ClipSurvey, gallery: Gallery) -> list[dict[str, Any]]:
+    groups = []
+    for group in duplicates.groups:
+        places = survey.places(group.clip_ids)
+        badges = {
+            place: f"{group.similarity[name]:.2f}" for name in group.similarity for place in survey.places([name])
+        }
+        badges |= dict.fromkeys(survey.places([group.kept]), "kept")
+        groups.append({"group": group, "tiles": gallery.sheet(places, badges=badges)})
+    return groups
+
+
+def highest(
+    survey: ClipSurvey, gallery: Gallery, size: int, label_size: int
+) -> list[tuple[str, str, str, list[dict[str, Any]]]]:
+    """Title, slug, lead and sheets of the sections that show what detectors found."""
+    return [
+        (
+            "Faces and people",
+            "people",
+            "Where most faces and persons were found. Boxes belong to the moment of the picture.",
+            sheets(survey, gallery, PEOPLE, size),
+        ),
+        (
+            "Text",
+            "text",
+            "Where most text was found. Overlays stay in place over the clip; text of the scene moves with it.",
+            sheets(survey, gallery, TEXT, size),
+        ),
+        (
+            "Labels",
+            "labels",
+            "The clips that each label fits best.",
+            sheets(survey, gallery, labels(gallery.columns), label_size, mark=LIKELY),
+        ),
     ]
 
 

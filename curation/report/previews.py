@@ -22,7 +22,7 @@ from orchestration.storage import Storage
 SECONDS = 2.0
 RATE = 12  # pictures a second, enough to judge motion
 LONGER_SIDE = 256
-HEAVY = 16_000  # bytes of a thumbnail that is taken as it is
+HEAVY = 16_000  # bytes of a thumbnail; heavier ones are made smaller
 
 Row = Mapping[str, Any]
 Reader = Callable[[Row, list[int], tuple[int, int]], np.ndarray]
@@ -147,8 +147,11 @@ def small_jpeg(data: bytes | None) -> bytes | None:
         return None
     scale = LONGER_SIDE / max(picture.shape[:2])
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-    small = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
-    return small if len(small) <= 2 * HEAVY else None
+    for quality in (70, 50, 25):
+        small = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        if len(small) <= HEAVY:
+            return small
+    return None
 
 
 def encode(frames: np.ndarray, rate: float) -> bytes:

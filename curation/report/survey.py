@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.report.data import DROPPED, KEPT, UNDECIDED, Decisions, Place, Tables, hashes
+from curation.report.data import DROPPED, KEPT, UNDECIDED, Decisions, Part, Place, Tables, hashes
 from curation.report.histograms import Bound, Histogram, histogram
+from curation.rules.decide import IMAGE
 from curation.video import Column
 
 SAMPLE = 50_000  # values that a histogram's range is chosen by
 SPANS = 250  # clips of one video that its timeline shows
 CATEGORIES = 1000  # distinct texts that are told apart in one column
-LENGTH = Column("duration_s", pa.float64(), "s", "length of the clip")
+LENGTH = Column("duration_s", pa.float64(), "s", "length of the clip", temporal=True)
 
 
 @dataclass
@@ -26,14 +27,19 @@ class Smallest:
     """The `size` clips with the smallest priorities that were offered."""
 
     size: int
-    items: list[tuple[float, str, Place]] = field(default_factory=list)
+    items: list[tuple[float, int, str, Place]] = field(default_factory=list)
 
-    def offer(self, priorities: np.ndarray, ids: pa.Array, rows: np.ndarray, file: int) -> None:
+    def offer(self, priorities: np.ndarray, keys: np.ndarray, ids: pa.Array, rows: np.ndarray, file: int) -> None:
+        """`keys`: [n] uint64 hashes of the ids; of equal priorities the smallest key comes first."""
         limit = self.items[-1][0] if len(self.items) == self.size else np.inf
         (fitting,) = np.nonzero(priorities <= limit)
         if len(fitting) > self.size:
-            fitting = fitting[np.argpartition(priorities[fitting], self.size - 1)[: self.size]]
-        new = [(float(priorities[i]), ids[int(i)].as_py() or "", Place(file, int(rows[i]))) for i in fitting]
+            last = np.partition(priorities[fitting], self.size - 1)[self.size - 1]
+            fitting = fitting[priorities[fitting] <= last]  # ties with the last one are many where values are whole
+            fitting = fitting[np.lexsort((keys[fitting], priorities[fitting]))[: self.size]]
+        new = [
+            (float(priorities[i]), int(keys[i]), ids[int(i)].as_py() or "", Place(file, int(rows[i]))) for i in fitting
+        ]
         self.items = sorted([*self.items, *new])[: self.size]
 
     @property
@@ -54,12 +60,21 @@ class ClipSurvey:
     undecided: Smallest = field(default_factory=lambda: Smallest(0))
     dropped: dict[str, Smallest] = field(default_factory=dict)
     near: dict[Bound, dict[bool, Smallest]] = field(default_factory=dict)  # by bound, then: does it pass
+    highest: dict[str, Smallest] = field(default_factory=dict)  # by column, values above 0 only
+    halves: Counter[str] = field(default_factory=Counter)  # by column of `highest`, clips of 0.5 or more
+    found: dict[int, Place] = field(default_factory=dict)  # of the clips that were asked for by their hashes
+    pictures: Counter[int] = field(default_factory=Counter)  # clips that are still pictures, by state
     spans: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     spans_of: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
         return sum(self.clips.values())
+
+    def places(self, clip_ids: Sequence[str]) -> list[Place]:
+        """Of those among the clips that were asked for which are there."""
+        keys = hashes(pa.array(clip_ids, pa.string())).tolist()
+        return [self.found[key] for key in keys if key in self.found]
 
 
 def is_number(column: Column) -> bool:
@@ -81,8 +96,11 @@ def survey_clips(
     reason_tiles: int,
     max_reasons: int,
     near_pool: int,
+    highest: Iterable[str] = (),
+    wanted: np.ndarray | None = None,
 ) -> ClipSurvey:
-    """`timelines`: the video_ids whose clips' spans are wanted."""
+    """`timelines`: the video_ids whose clips' spans are wanted. `highest`: columns whose `near_pool` highest clips are.
+    `wanted`: [n] uint64, the hashes of clips whose places are."""
     survey = ClipSurvey(kept=Smallest(kept_tiles), undecided=Smallest(kept_tiles))
     counted = np.bincount(decisions.codes[decisions.states == DROPPED], minlength=len(decisions.reasons))
     survey.reasons = Counter({text: int(n) for text, n in zip(decisions.reasons, counted, strict=True) if n})
@@ -97,37 +115,56 @@ def survey_clips(
     for shape in survey.histograms.values():
         survey.near |= {bound: {True: Smallest(near_pool), False: Smallest(near_pool)} for bound in shape.bounds}
 
-    turns, wanted = tables.tiers(), pa.array(list(timelines), pa.string())
-    read = ["clip_id", "video_id", "start_s", "end_s", *(column.name for column in present)]
-    for part in tables.scan(read):
+    survey.highest = {name: Smallest(near_pool) for name in highest if name in tables.schema.names}
+
+    turns, videos = tables.tiers(), pa.array(list(timelines), pa.string())
+    sought = np.unique(wanted if wanted is not None else np.zeros(0, np.uint64))
+    names = (column.name for column in present)
+    for part in tables.scan(["clip_id", "video_id", IMAGE, "start_s", "end_s", *names, *survey.highest]):
         ids = part.strings("clip_id")
-        keys = hashes(ids)
+        keys, stills = hashes(ids), part.flags(IMAGE)
         states, reasons = decisions.of(keys)
         rows = part.row + np.arange(len(keys))
         groups = np.searchsorted(tables.groups[part.file], rows, side="right") - 1
         priorities = turns[part.file][groups] + keys / 2.0**64  # row groups in turn, within a turn at random
         for state in (KEPT, DROPPED, UNDECIDED):
             survey.clips[state] += int((states == state).sum())
+            survey.pictures[state] += int((stills & (states == state)).sum())
             survey.seconds[state] += float(np.nansum(part.numbers("duration_s")[states == state]))
+        for index in np.flatnonzero(np.isin(keys, sought)).tolist():
+            survey.found[int(keys[index])] = Place(part.file, int(rows[index]))
         for group, chosen in [
             (survey.kept, states == KEPT),
             (survey.undecided, states == UNDECIDED),
             *((group, (states == DROPPED) & (reasons == code)) for code, group in codes.items()),
         ]:
             (at,) = np.nonzero(chosen)
-            group.offer(priorities[at], ids.take(pa.array(at)), rows[at], part.file)
-        for name, shape in survey.histograms.items():
-            values = part.numbers(name)
-            shape.add(values, states)
+            group.offer(priorities[at], keys[at], ids.take(pa.array(at)), rows[at], part.file)
+        for shape in survey.histograms.values():
+            values = _measured(part, shape.column, stills)
+            counted = ~stills if shape.column.temporal else slice(None)
+            shape.add(values[counted], states[counted])
             for bound in shape.bounds:
                 passes = bound.passes(values)
                 for side, group in survey.near[bound].items():
                     (at,) = np.nonzero((passes == side) & np.isfinite(values))
-                    group.offer(np.abs(values[at] - bound.value), ids.take(pa.array(at)), rows[at], part.file)
+                    distance = np.abs(values[at] - bound.value)
+                    group.offer(distance, keys[at], ids.take(pa.array(at)), rows[at], part.file)
+        for name, group in survey.highest.items():
+            values = part.numbers(name)
+            survey.halves[name] += int((values >= 0.5).sum())
+            (at,) = np.nonzero(values > 0)
+            group.offer(-values[at], keys[at], ids.take(pa.array(at)), rows[at], part.file)
         for name, counts in survey.categories.items():
             _count(counts, part.strings(name), states)
-        _collect_spans(survey, part.table, wanted, states, reasons, decisions.reasons)
+        _collect_spans(survey, part.table, videos, states, reasons, decisions.reasons)
     return survey
+
+
+def _measured(part: Part, column: Column, stills: np.ndarray) -> np.ndarray:
+    """[n] float64, NaN where there is no value, and of still pictures where the column says nothing of them."""
+    values = part.numbers(column.name)
+    return np.where(stills, np.nan, values) if column.temporal else values
 
 
 def _histograms(
@@ -138,9 +175,10 @@ def _histograms(
     stride = max(1, tables.rows // SAMPLE)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in names}
     extremes = {name: [np.inf, -np.inf] for name in names}
-    for part in tables.scan(names):
-        for name in names:
-            values = part.numbers(name)
+    for part in tables.scan([IMAGE, *names]):
+        stills = part.flags(IMAGE)
+        for name, column in zip(names, columns, strict=True):
+            values = _measured(part, column, stills)
             samples[name].append(values[-part.row % stride :: stride])
             finite = values[np.isfinite(values)]
             if len(finite):

@@ -6,13 +6,15 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from curation.report.data import DROPPED, KEPT, Decisions, Place, Tables, all_reasons
-from curation.report.histograms import Bound
+from curation.report.boxes import KINDS, box_columns, counted, outlines
+from curation.report.data import DROPPED, KEPT, Decisions, Details, Place, Tables, read_details
 from curation.report.previews import small_jpeg
 from curation.report.survey import ClipSurvey
 from curation.report.videos import fetch_videos
+from curation.rules.decide import IMAGE
 from curation.video import Column
 from orchestration.report import data_uri, formats
 from orchestration.storage import Storage
@@ -30,36 +32,55 @@ class Gallery:
     survey: ClipSurvey
     rows: dict[Place, dict[str, Any]] = field(default_factory=dict)
     no_preview: Mapping[str, str] = field(default_factory=dict)  # clip_id -> reason
+    similarity: Mapping[str, float] = field(default_factory=dict)  # of near-duplicates to what they were dropped for
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of boxes that some clip has -> what they are called, for legends."""
+        drawn = {kind for row in self.rows.values() if row["outlines"] for kind in row["outlines"].counts}
+        return {kind: name for kind, name in KINDS.items() if kind in drawn}
 
     @property
     def command(self) -> str:
         """What explains a clip, but for the clip's id."""
         return f"rushes explain {shlex.quote(self.dataset)}"
 
-    def sheet(self, places: Iterable[Place], bound: Bound | None = None) -> list[dict[str, Any]]:
-        """Tiles in this order; with `bound`, that score comes first."""
-        return [self._tile(self.rows[place], bound) for place in places if place in self.rows]
+    def sheet(
+        self,
+        places: Iterable[Place],
+        first: Sequence[str] = (),
+        *,
+        badges: Mapping[Place, str] | None = None,
+        why: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Tiles in this order. The scores `first` come first; with `why` they say why there is no preview."""
+        badges = badges or {}
+        return [self._tile(self.rows[p], first, badges.get(p, ""), why) for p in places if p in self.rows]
 
-    def _tile(self, row: dict[str, Any], bound: Bound | None) -> dict[str, Any]:
-        names = [bound.column] if bound else []
+    def _tile(self, row: dict[str, Any], first: Sequence[str], badge: str, why: bool) -> dict[str, Any]:
+        names = [name for name in first if row.get(name) is not None]
         decided = [name for name, shape in self.survey.histograms.items() if shape.bounds]
         names += [name for name in decided if name not in names]
         names += [
             column.name for column in self.columns if column.name not in names and row.get(column.name) is not None
         ]
+        names = [name for name in names if name not in self._lists]
         chips = [
             {"name": name, "value": value_text(row.get(name)), "state": self._state(row, name)}
             for name in names[:CHIPS]
         ]
         verdict = _verdict(row)
         span = f"{formats.clock(row.get('start_s'))} – {formats.clock(row.get('end_s'))}"
-        reason = self.no_preview.get(row["clip_id"]) if bound else None
+        span = "picture" if row.get(IMAGE) else span
+        reason = self.no_preview.get(row["clip_id"]) if why else None
         return {
             "key": row["clip_id"],
             "state": row["state"],
             "verdict": formats.short(verdict, 120),
             "span": span,
-            "image": row["image"],
+            "image": row["jpeg"],
+            "boxes": row["outlines"],
+            "badge": badge,
             "chips": chips,
             "label": formats.short(f"Clip {row['clip_id']}, {span}, {verdict}. Details", 400),
             "find": formats.short(f"{row['clip_id']} {verdict} {row['uri']}", 600),
@@ -70,6 +91,8 @@ class Gallery:
         """Whether the rules on this column fail the clip."""
         value = row.get(name)
         shape = self.survey.histograms.get(name)
+        if row.get(IMAGE) and shape and shape.column.temporal:
+            return ""  # the rules do not apply
         if isinstance(value, int | float) and shape and not isinstance(value, bool):
             if any(not bound.passes(value) for bound in shape.bounds):  # type: ignore[arg-type]
                 return "fail"
@@ -81,19 +104,19 @@ class Gallery:
         return {row["clip_id"]: self._record(row) for row in self.rows.values()}
 
     def _record(self, row: dict[str, Any]) -> dict[str, Any]:
-        start, end = formats.clock(row.get("start_s")), formats.clock(row.get("end_s"))
-        facts = [
-            ("Span", f"{start} – {end} ({formats.duration(row.get('duration_s') or 0)})"),
-            ("Frames", f"{row.get('start_frame')} to {row.get('end_frame')}"),
-            ("Source", formats.short(row["uri"])),
-        ]
+        facts = [*_what(row), ("Source", row["uri"])]
         if row.get("width") and row.get("height"):
-            size = f"{row['width']}×{row['height']}"
-            facts.append(
-                ("Video", f"{row.get('codec') or 'unknown codec'}, {size}, {formats.number(row.get('fps'))} frames/s")
-            )
+            rate = [] if row.get(IMAGE) else [f"{formats.number(row.get('fps'))} frames/s"]
+            source = [row.get("codec") or "unknown codec", f"{row['width']}×{row['height']}", *rate]
+            facts.append(("Picture" if row.get(IMAGE) else "Video", ", ".join(source)))
         facts.append(("Cut", " – ".join(filter(None, [row.get("cut") or "none", row.get("cut_reason")]))))
-        facts += [("Also", formats.short(reason)) for reason in row["reasons"] if reason != row["reason"]]
+        facts += [("Also", reason) for reason in row["reasons"] if reason != row["reason"]]
+        if row["duplicate_of"]:
+            similarity = self.similarity.get(row["clip_id"])
+            alike = f" (similarity {similarity:.2f})" if similarity is not None else ""
+            facts.append(("Kept instead", f"{row['duplicate_of']}{alike}"))
+        if row["outlines"]:
+            facts.append(("Boxes", row["outlines"].text))
         record = {
             "state": row["state"],
             "verdict": formats.short(_verdict(row)),
@@ -104,20 +127,29 @@ class Gallery:
         reason = self.no_preview.get(row["clip_id"])
         return record | ({"no_preview": formats.short(reason)} if reason else {})
 
-    def _value(self, row: Mapping[str, Any], column: Column) -> dict[str, Any]:
+    def fields(self) -> list[dict[str, str]]:
+        """What the values of a record are, in their order."""
+        fields = []
+        for column in self.columns:
+            shape = self.survey.histograms.get(column.name)
+            rule = ", ".join(bound.label for bound in shape.bounds) if shape else ""
+            fields.append({"name": column.name, "unit": column.unit, "doc": column.doc, "rule": rule})
+        return fields
+
+    def _value(self, row: Mapping[str, Any], column: Column) -> list[Any]:
+        """Text, whether the rules fail it, and percent of the clips that lie below; short: there are very many."""
         value, shape = row.get(column.name), self.survey.histograms.get(column.name)
-        place = None
+        state, place = self._state(row, column.name), None
+        if value is None:
+            return [None, state] if state else []
         if isinstance(value, int | float) and shape and shape.measured and math.isfinite(value):
             place = shape.place(value)
-        return {
-            "name": column.name,
-            "value": value_text(value),
-            "unit": column.unit if value is not None else "",
-            "doc": column.doc,
-            "rule": ", ".join(bound.label for bound in shape.bounds) if shape else "",
-            "state": self._state(row, column.name),
-            "place": place,
-        }
+        text = counted(value) if isinstance(value, list) else value_text(value)
+        return [text, state, place]
+
+    @cached_property
+    def _lists(self) -> frozenset[str]:
+        return frozenset(box_columns(self.columns))
 
 
 def value_text(value: Any) -> str:
@@ -126,6 +158,16 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return formats.number(value) if isinstance(value, int | float) else formats.short(value, 60)
+
+
+def _what(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if row.get(IMAGE):
+        return []
+    start, end = formats.clock(row.get("start_s")), formats.clock(row.get("end_s"))
+    return [
+        ("Span", f"{start} – {end} ({formats.duration(row.get('duration_s') or 0)})"),
+        ("Frames", f"{row.get('start_frame')} to {row.get('end_frame')}"),
+    ]
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
@@ -144,21 +186,25 @@ def gather(
     places: Iterable[Place],
 ) -> Gallery:
     """Read the rows of `places` and join them with their videos and decisions."""
-    found = clips.fetch(places)
+    lists = box_columns(columns)
+    found = clips.fetch(places, lists)
     sources = fetch_videos(videos, (row.get("video_id") or "" for row in found.values()))
-    reasons = all_reasons(storage, [row.get("clip_id") or "" for row in found.values()])
+    details = read_details(storage, [row.get("clip_id") or "" for row in found.values()])
     gallery = Gallery(storage.uri, columns, survey)
     for place, clip in found.items():
         clip_id = str(clip.get("clip_id") or "")
         state, reason = decisions.of_one(clip_id)
         jpeg = small_jpeg(clip.pop("thumbnail", None))
+        reasons, duplicate_of = details.get(clip_id, Details([], None))
         row = {**sources.get(clip.get("video_id") or "", {}), **clip, "clip_id": clip_id}
         row["uri"] = row.get("uri") or ""
         row |= {
             "state": STATES.get(state, "undecided"),
             "reason": reason,
-            "reasons": reasons.get(clip_id) or ([reason] if reason else []),
-            "image": data_uri("image/jpeg", jpeg) if jpeg else None,
+            "reasons": reasons or ([reason] if reason else []),
+            "duplicate_of": duplicate_of,
+            "jpeg": data_uri("image/jpeg", jpeg) if jpeg else None,
+            "outlines": outlines(clip, lists, jpeg),
         }
         gallery.rows[place] = row
     return gallery

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from curation.media.still import PICTURES
 from curation.report.data import Tables
 from orchestration.report import formats
 
@@ -22,6 +23,7 @@ COLUMNS = (
     "reason",
     "duplicate_of",
     "bytes",
+    "container",
     "codec",
     "width",
     "height",
@@ -51,6 +53,7 @@ class VideoSurvey:
     bytes: int = 0
     damaged: int = 0  # videos that are ok, with decoder errors
     failures: dict[str, Failure] = field(default_factory=dict)
+    pictures: int = 0  # files that are ok and still pictures
     duplicates: list[tuple[str, str]] = field(default_factory=list)  # (uri, uri of the one that is kept)
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {n: Counter() for n in ("codec", "size", "rate")})
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)  # video_id -> row, for the timelines
@@ -71,6 +74,8 @@ def survey_videos(tables: Tables, *, timelines: int, uris_a_reason: int, duplica
             survey.bytes += row["bytes"] or 0
             if status == "ok":
                 _describe(survey, row)
+                if row["container"] in PICTURES:  # nothing to cut, no timeline
+                    continue
                 priority = -xxhash.xxh64_intdigest((row["video_id"] or "").encode())
                 if len(drawn) < timelines:
                     heapq.heappush(drawn, (priority, row["uri"] or "", row))
@@ -95,10 +100,12 @@ def _rows(table: pa.RecordBatch) -> Iterable[dict[str, Any]]:
 def _describe(survey: VideoSurvey, row: dict[str, Any]) -> None:
     survey.seconds += row["duration_s"] or 0.0
     survey.damaged += bool(row["decode_errors"])
+    survey.pictures += row["container"] in PICTURES
     survey.kinds["codec"][row["codec"] or "unknown"] += 1
     short_side = min(row["width"] or 0, row["height"] or 0)
     survey.kinds["size"][next(name for least, name in HEIGHTS if short_side >= least)] += 1
-    survey.kinds["rate"][f"{formats.number(round(row['fps'], 2))} frames/s" if row["fps"] else "unknown"] += 1
+    unknown = "still picture" if row["container"] in PICTURES else "unknown"
+    survey.kinds["rate"][f"{formats.number(round(row['fps'], 2))} frames/s" if row["fps"] else unknown] += 1
 
 
 def _blame(survey: VideoSurvey, row: dict[str, Any], uris_a_reason: int) -> None:

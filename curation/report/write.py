@@ -19,6 +19,7 @@ STAGES = {
     "decode_s": "Decode and measure",
     "shots_s": "Shots",
     "score_s": "Score",
+    "pictures_s": "Look at pictures",
     "cut_s": "Cut",
 }
 

@@ -73,7 +73,8 @@ def _render(
     data = {
         "title": title,
         "charts": {key: chart for page in pages for key, chart in page.charts.items()},
-        "records": {key: record for page in pages for key, record in page.records.items()},
+        "records": {key: {**record, "page": page.slug} for page in pages for key, record in page.records.items()},
+        "fields": {page.slug: page.fields for page in pages},
         "previews": sorted(previews),
     }
     html = (

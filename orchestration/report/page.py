@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ class Page:
     """One stage's part of the report.
 
     `charts` maps a chart id to the specification that report.js draws, `records` maps a key to what the detail dialog
-    shows, both JSON values (see templates/report.js). `previews` are MP4 files by record key, the most important first:
-    the last are left out where the report would grow too large. `script` runs after report.js.
+    shows, and `fields` says what the values of every record are, all JSON values (see templates/report.js). `previews`
+    are MP4 files by record key, the most important first: the last are left out where the report would grow too large.
+    `script` runs after report.js.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Page:
     sections: tuple[Section, ...]
     charts: Mapping[str, Any] = field(default_factory=dict)
     records: Mapping[str, Any] = field(default_factory=dict)
+    fields: Sequence[Mapping[str, str]] = ()
     previews: Mapping[str, bytes] = field(default_factory=dict)
     script: str = ""
 

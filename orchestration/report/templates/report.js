@@ -51,6 +51,17 @@ const report = (() => {
   const switchTheme = () => setTheme(dark() ? "light" : "dark");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
 
+  // ---- boxes over pictures ---------------------------------------------------------------------------------------
+  const boxes = $("#boxes");
+  boxes.hidden = !$(".tile .boxes");
+  function showBoxes(shown, remember = true) {
+    root.toggleAttribute("data-no-boxes", !shown);
+    boxes.setAttribute("aria-pressed", String(shown));
+    if (remember) try { localStorage.setItem("rushes-boxes", shown ? "shown" : "hidden"); } catch { /* not remembered, still switched */ }
+  }
+  const switchBoxes = () => showBoxes(root.hasAttribute("data-no-boxes"));
+  try { showBoxes(localStorage.getItem("rushes-boxes") !== "hidden", false); } catch { /* shown */ }
+
   // ---- charts ----------------------------------------------------------------------------------------------------
   // {x: labels | centres, width?, category?, series: [{name, role, y}], lines: [{x, label, reject}], hover: [text], range?}
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -184,22 +195,25 @@ const report = (() => {
   function details(key, fallback = {}) {
     const record = data.records[key] ?? fallback;
     const image = $(`.tile[data-key="${CSS.escape(key)}"] img`);
+    const outlines = image && $(".boxes", image.parentElement);
     const screen = make("button", { type: "button", class: "screen", "aria-label": "Play or pause the preview" },
-      image ? make("img", { src: image.src, alt: image.alt }) : make("span", { class: "blank" }, "no thumbnail"));
+      image ? make("img", { src: image.src, alt: image.alt }) : make("span", { class: "blank" }, "no thumbnail"), outlines?.cloneNode(true));
     const playing = play(screen, key);
     screen.addEventListener("click", () => toggle(screen, key));
     screen.disabled = !playing;
-    const rows = (record.values ?? []).map((row) => {
+    const fields = data.fields[record.page] ?? [];
+    const rows = (record.values ?? []).map(([value, state, place], at) => { // place: percent of all clips that lie below
       const meter = make("td", { class: "place" });
-      if (row.place !== null && row.place !== undefined) {
+      if (place !== null && place !== undefined) {
         const needle = make("i");
-        needle.style.left = row.place + "%";
-        meter.append(make("span", { class: "meter", title: row.place + " % of all clips lie below" }, needle));
+        needle.style.left = place + "%";
+        meter.append(make("span", { class: "meter", title: place + " % of all clips lie below" }, needle));
       }
-      return make("tr", { class: row.state ?? "" },
-        make("th", { scope: "row", title: row.doc }, row.name),
-        make("td", { class: "value" }, row.value, row.unit ? make("small", {}, " " + row.unit) : null),
-        make("td", { class: "rule" }, row.rule ?? ""),
+      const { name, unit, doc, rule } = fields[at];
+      return make("tr", { class: state ?? "" },
+        make("th", { scope: "row", title: doc }, name),
+        make("td", { class: "value" }, value ?? "–", value && unit ? make("small", {}, " " + unit) : null),
+        make("td", { class: "rule" }, rule),
         meter);
     });
     const command = record.command ?? "";
@@ -332,6 +346,7 @@ const report = (() => {
   $("#keys-list").append(make("dt", {}, make("kbd", {}, "Enter")), make("dd", {}, "details of the clip"));
   bind(["c"], "copy the clip's id", () => copy(current()), current);
   bind(["/"], "filter clips", () => filter.focus(), outside);
+  if (!boxes.hidden) bind(["b"], "show or hide the boxes on pictures", switchBoxes);
   bind(["t"], "dark or light", switchTheme);
   bind(["?"], "this help", () => $("#keys").showModal(), () => !$("#keys").open);
 
@@ -354,6 +369,7 @@ const report = (() => {
     swallowed = false;
   });
   $("#theme").addEventListener("click", switchTheme);
+  boxes.addEventListener("click", switchBoxes);
   $("#help").addEventListener("click", () => $("#keys").showModal());
 
   // ---- contents --------------------------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""Sheets of the clips with the highest values of a score: what a detector found, to be judged by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curation.report.data import Place
+from curation.report.survey import ClipSurvey
+from curation.report.tiles import Gallery
+from curation.video import Column
+
+LABEL = "label_"
+LIKELY = 0.5  # labels are probabilities
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Clips by one column, the highest value first; values of 0 are not shown."""
+
+    column: str
+    title: str
+    beside: tuple[str, ...] = ()  # columns that tiles show beside it
+
+
+PEOPLE = (
+    Sheet("talking_head", "Talking heads", ("faces", "face_area")),
+    Sheet("faces", "Most faces", ("face_area", "persons", "talking_head")),
+    Sheet("persons", "Most persons", ("faces", "face_area")),
+)
+TEXT = (
+    Sheet("text_area", "Most text", ("overlay_text", "subtitle_text", "watermark_text")),
+    Sheet("overlay_text", "Most overlay text", ("text_area", "subtitle_text", "watermark_text")),
+)
+
+
+def labels(columns: Iterable[Column]) -> tuple[Sheet, ...]:
+    names = [column.name for column in columns if column.name.startswith(LABEL)]
+    return tuple(Sheet(name, name.removeprefix(LABEL).replace("_", " ").capitalize()) for name in names)
+
+
+def ranked(columns: Sequence[Column]) -> list[str]:
+    """Columns that sheets need the highest clips of."""
+    names = {column.name for column in columns}
+    return [sheet.column for sheet in (*PEOPLE, *TEXT, *labels(columns)) if sheet.column in names]
+
+
+def chosen(survey: ClipSurvey, column: str, size: int) -> list[Place]:
+    """The highest clips, of different videos where there are enough."""
+    group = survey.highest.get(column)
+    return spread([(clip_id, place) for *_, clip_id, place in group.items], size) if group else []
+
+
+def spread(items: Sequence[tuple[str, Place]], size: int) -> list[Place]:
+    """`size` of the (clip_id, place) in their order; those of a video that has one already only to fill up."""
+    seen: set[str] = set()
+    ranked = []
+    for order, (clip_id, place) in enumerate(items):
+        ranked.append((clip_id[:16] in seen, order, place))  # a clip_id begins with its video's
+        seen.add(clip_id[:16])
+    return [place for *_, place in sorted(sorted(ranked)[:size], key=lambda item: item[1])]
+
+
+def sheets(
+    survey: ClipSurvey, gallery: Gallery, wanted: Sequence[Sheet], size: int, mark: float | None = None
+) -> list[dict[str, Any]]:
+    """For the templates; columns that no clip has a value in are left out. Tiles at `mark` or above say so."""
+    docs = {column.name: column.doc for column in gallery.columns}
+    found = []
+    for sheet in wanted:
+        places = chosen(survey, sheet.column, size)
+        shape = survey.histograms.get(sheet.column)
+        counts = survey.categories.get(sheet.column)
+        measured = (
+            shape.measured if shape else sum(n for by in (counts or {}).values() for name, n in by.items() if name)
+        )
+        if not measured:
+            continue
+        above = [place for place in places if mark is not None and gallery.rows[place][sheet.column] >= mark]
+        found.append(
+            {
+                "sheet": sheet,
+                "doc": docs[sheet.column],
+                "measured": measured,
+                "likely": None if mark is None else survey.halves[sheet.column],
+                "tiles": gallery.sheet(
+                    places, (sheet.column, *sheet.beside), badges=dict.fromkeys(above, f"≥ {mark:g}") if above else {}
+                ),
+            }
+        )
+    return found
