@@ -99,7 +99,7 @@ class Draw:
         picture: np.ndarray,
         ink: np.ndarray,
         at: tuple[float, float],
-        colour: tuple[int, int, int] = (255, 255, 255),
+        colour: Sequence[int] = (255, 255, 255),
         alpha: float = 1.0,
         outline: bool = False,
     ) -> np.ndarray | None:
@@ -227,7 +227,7 @@ class Draw:
         ink = np.pad(ink, ((16, 16), (20, 20)))
         tall = height * self.random.uniform(0.07, 0.14)
         wide = tall * ink.shape[1] / ink.shape[0]
-        change = sum(cv2.absdiff(world[0], other).max(2).astype(np.float32) for other in world[1:])
+        change = np.sum([cv2.absdiff(world[0], other).max(2) for other in world[1:]], axis=0, dtype=np.float32)
         change = cv2.blur(change, (round(wide), round(tall)))  # nothing may walk behind a sign
         centres = np.array([width, height]) * self.random.uniform(0.4, 0.6, (40, 2))
         centre = min(centres, key=lambda at: change[int(at[1]), int(at[0])])
@@ -295,7 +295,7 @@ def through_codec(clip: Clip, crf: int) -> Clip:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         out.mux(stream.encode())
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     truth = clip.truth or [[] for _ in pictures]
     while max(pictures[0].shape) > 1024:
@@ -311,6 +311,7 @@ def clips(tune: bool) -> Iterator[Clip]:
         draw = Draw(11, TUNE_WORDS, TUNE_SIGNS)
         footage = [("bikes", 0.05, 1.1), ("bikes", 4.3, 1.1), ("bikes", 5.6, 1.8), ("bikes", 7.6, 2.0)]
         footage += [("cup", 0, 3), ("cup", 4, 3), ("bigbuckbunny", 0, 3), ("bigbuckbunny", 2, 3)]
+        footage += [("vtest", 50, 3), ("vtest", 66, 3), ("box", 12, 3)]
         fixed = [("vtest", 55, 3), ("vtest", 62, 3), ("vtest", 70, 3), ("cup", 4, 3)]
         moved = [("bikes", 2, 0.5), ("bigbuckbunny", 1, 3), ("bikes", 7.7, 0.5), ("bigbuckbunny", 2, 3)]
     else:
@@ -324,7 +325,7 @@ def clips(tune: bool) -> Iterator[Clip]:
         moved = [("bbb", t, 3) for t in (81, 113.2, 150, 233, 285.5, 454)]
     overlays: list[tuple[Callable[[Clip], None], int]] = [
         (draw.subtitle, 12), (draw.caption, 8), (draw.title, 8), (draw.ticker, 8),
-        (draw.logo, 12), (draw.faint, 6), (draw.moving, 6),
+        (draw.logo, 12), (draw.faint, 8), (draw.moving, 8),
     ]  # fmt: skip
     turn = 0
     for overlay, count in overlays:
@@ -362,7 +363,7 @@ def cover(shape: tuple[int, int], boxes: Sequence[np.ndarray], margin: float = 0
             tall = min(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0]))
             grown = 2 * round(margin * float(tall)) + 1
             one = cv2.dilate(one, cv2.getStructuringElement(cv2.MORPH_RECT, (grown, grown)))
-        mask |= one
+        mask = cv2.bitwise_or(mask, one)
     return mask > 0
 
 
@@ -439,7 +440,7 @@ def ratio(right: float, of: float) -> str:
 
 
 def summary(side: int, results: list[Result]) -> str:
-    area, overlay = sum(r.area for r in results), sum(r.overlay for r in results)
+    area, overlay = np.sum([r.area for r in results], axis=0), np.sum([r.overlay for r in results], axis=0)
     has = [any(kind != "scene" for texts in r.clip.truth for _, kind in texts) for r in results]
     cells = [str(side), ratio(area[3], area[2]), ratio(area[1], area[0])]
     cells += [ratio(overlay[3], overlay[2]), ratio(overlay[1], overlay[0])]
@@ -457,7 +458,7 @@ def by_group(results: list[Result]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for group in dict.fromkeys(r.clip.group for r in results):
         some = [r for r in results if r.clip.group == group]
-        area = sum(r.area for r in some)
+        area = np.sum([r.area for r in some], axis=0)
         seen, base = (
             sum(s >= OVERLAY for s in scores) for scores in ([r.overlay_text for r in some], [r.baseline for r in some])
         )

@@ -23,14 +23,16 @@ class Text(PictureScorer):
 
     kind: Literal["text"] = "text"
     side: int = Field(
-        416,
+        default=416,
         ge=64,
         le=2048,
         description="longer side in px of the pictures that text is sought in; cost grows squared",
     )
-    model: str | None = Field(None, description="ONNX file of another PP-OCR detection network; null: rapidocr's own")
-    read: bool = Field(False, description="recognise the text of the middle picture (column `text`)")
-    reader: str | None = Field(None, description="ONNX file of another PP-OCR recognition network")
+    model: str | None = Field(
+        default=None, description="ONNX file of another PP-OCR detection network; null: rapidocr's own"
+    )
+    read: bool = Field(default=False, description="recognise the text of the middle picture (column `text`)")
+    reader: str | None = Field(default=None, description="ONNX file of another PP-OCR recognition network")
 
     def columns(self) -> tuple[Column, ...]:
         of_picture = "share of picture, 0-1"
@@ -77,7 +79,9 @@ class Text(PictureScorer):
 def find(view: ClipView, detect: Detector) -> list[list[TextBox]]:
     """The text of each of a clip's pictures."""
     pictures = [np.ascontiguousarray(picture.rgb) for picture in view.pictures]
-    return tell_apart(pictures, [detect(picture) for picture in pictures])
+    camera = view.row.get("camera_motion")
+    moves = None if camera is None else camera != "static"
+    return tell_apart(pictures, [detect(picture) for picture in pictures], moves)
 
 
 def _score(view: ClipView, text: list[list[TextBox]], read: Reader | None) -> dict[str, Any]:

@@ -22,6 +22,8 @@ OTHER = 0.4  # and below which they do not
 TEXTURE = 6.0  # codes per px; a weaker edge is noise
 FEW_EDGES = 24  # px; fewer say nothing
 MOVED = 3.0  # px; the camera must carry a box further than this for the two places to differ
+STEADY = 0.45  # agreement of the surroundings from which on the scene goes on
+STRONG = 4.0  # votes that position and rendering cannot overrule
 BLOCKS = (16, 9)  # across and down, in which pictures are compared as wholes
 OTHERS = 3  # pictures nearest in time that one is compared with
 MOST_BOXES = 120  # of a picture, largest first; the rest of it takes the kind that covers most
@@ -41,10 +43,15 @@ class _Place(NamedTuple):
     kind: Kind
 
 
-def tell_apart(pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[list[TextBox]]:
+def tell_apart(
+    pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray], moves: bool | None = None
+) -> list[list[TextBox]]:
     """Kinds of text.
 
-    pictures: each [H, W, 3] uint8 RGB, in order of time. boxes: for each picture [N, 4, 2] px.
+    pictures: each [H, W, 3] uint8 RGB, in order of time.
+    boxes: for each picture [N, 4, 2] px.
+    moves: whether the camera does; None where that has to be seen in the pictures.
+
     Returns the boxes of each picture, largest first, with those added that were overlooked in it but found in
     another and stand there unchanged.
     """
@@ -58,15 +65,16 @@ def tell_apart(pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> l
         nearest = sorted((other for other in range(len(shots)) if other != number), key=lambda o: abs(o - number))
         for at, corners in enumerate(shot.boxes[:MOST_BOXES]):
             place = shot.places[at]
-            evidence, stay = 0.0, {}
+            votes, stay = [], {}
             for other in nearest[:OTHERS]:
                 if shots[other].grey.shape != shot.grey.shape:
                     continue
                 if (number, other) not in pairs:
-                    pairs[number, other] = _Pair(shot, shots[other])
-                votes, stay[other] = pairs[number, other].evidence(corners, place.kind)
-                evidence += votes
-            scores[-1].append(float(np.clip(evidence, -6, 6)) + place.score)
+                    pairs[number, other] = _Pair(shot, shots[other], moves)
+                vote, stay[other] = pairs[number, other].evidence(corners, place.kind)
+                votes.append(vote)
+            # What once went with the scene belongs to it; it stands still where the camera comes back.
+            scores[-1].append(-STRONG if -STRONG in votes else sum(votes) + place.score)
             stays[-1].append(stay)
     return _settle(shots, scores, stays)
 
@@ -90,7 +98,7 @@ def _settle(
                     missing.append(other)
                 elif twin < len(scores[other]):
                     alike.append(scores[other][twin])
-            overlay = float(np.mean(alike)) > 0
+            overlay = float(np.mean(alike)) > 0 and min(alike) > -STRONG
             box = TextBox(shot.boxes[at], shot.places[at].kind if overlay else "scene")
             told[-1].append(box)
             if overlay:
@@ -167,7 +175,8 @@ class _Shot:
 class _Pair:
     """Text of one picture, sought in another."""
 
-    def __init__(self, here: _Shot, there: _Shot) -> None:
+    def __init__(self, here: _Shot, there: _Shot, moves: bool | None) -> None:
+        self._moves = moves
         self._both = self._here, self._there = here, there
 
     @cached_property
@@ -192,10 +201,11 @@ class _Pair:
         """Share, 0-1, of the picture outside of text that is not as it was; exposure aside."""
         scale = min(1.0, 384 / max(self._here.grey.shape))
         mine, theirs = (cv2.resize(s.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for s in self._both)
-        free = cv2.resize(self._here.covered | self._there.covered, mine.shape[::-1]) == 0
+        covered = cv2.resize(cv2.bitwise_or(self._here.covered, self._there.covered), mine.shape[::-1])
+        free = (covered == 0).astype(np.float32)
         (ax, ay), (bx, by) = _gradient(mine), _gradient(theirs)
         square = ax * ax + ay * ay
-        weight = np.where(free & (square > TEXTURE**2), np.sqrt(square), 0)
+        weight = np.where(square > TEXTURE**2, np.sqrt(square), 0) * free
         same = weight * np.clip((ax * bx + ay * by) / np.maximum(square, 1e-6), 0, 1)
         # Means of blocks: edges, edges that agree, levels, what is free.
         edges, agree, level, other, open_ = (
@@ -228,15 +238,18 @@ class _Pair:
         stays = _agreement(mine, there.grey[crop], text > 0) or 0.0
         still = _agreement(mine, there.grey[crop], around, TEXTURE)
         if stays >= SAME:
-            if self.changed >= 0.7 or (self.changed >= 0.4 and still is not None and still < OTHER):
-                return 4.0, stays
-            return (1.5 if still is not None and still < OTHER else 0.0), stays
+            moves = self._moves if self._moves is not None else self.changed >= 0.6
+            if moves and (self.changed >= 0.6 or (still is not None and still < OTHER)):
+                return STRONG, stays
+            return (0.5 if still is not None and still < OTHER else 0.0), stays  # something moves behind it, or past it
         follows, steady, far = self._carried(corners, mine, (int(left), int(top)), text > 0, around)
         if follows is not None and far > MOVED and follows >= SAME and follows > stays + 0.15:
-            return -4.0, stays
+            return -STRONG, stays
         if stays < OTHER and (follows is None or follows < OTHER):
             goes_on = steady if follows is not None and steady is not None else still
-            if goes_on is not None and goes_on >= SAME:
+            if goes_on is None:
+                goes_on = 1 - self.changed
+            if goes_on >= STEADY:
                 return (2.5 if kind != "watermark" else 1.0), stays  # the scene goes on without the text
         return 0.0, stays
 
@@ -302,15 +315,15 @@ def _place(line: tuple[float, float, float, float], angle: float, crispness: flo
     centred = abs(across - 0.5) < 0.05
     kind: Kind = "overlay"
     score = -1.0
-    if centred and down > 0.68 and tall < 0.14:
+    if (down > 0.8 or down < 0.15) and (wide > 0.9 or (wide > 0.3 and (left < 0.02 or right > 0.98))):
+        score = 0.0  # a line that runs through the picture
+    elif centred and down > 0.68 and tall < 0.14:
         kind, score = "subtitle", 0.5
-    elif (left < 0.12 or right > 0.88) and (top < 0.12 or bottom > 0.88) and wide < 0.4 and tall < 0.15:
-        kind, score = "watermark", 0.0
-    elif (down > 0.8 or down < 0.15) and (wide > 0.6 or left < 0.02 or right > 0.98):
-        score = 0.0
+    elif (left < 0.1 or right > 0.9) and (top < 0.1 or bottom > 0.9) and wide < 0.4 and tall < 0.15:
+        kind, score = "watermark", 0.25
     elif centred or (down > 0.7 and 0.02 < left < 0.15):
         score = -0.5
-    return _Place(score + 2.0 * (crispness - 0.5) - (1.0 if angle > 3 else 0.0), kind)
+    return _Place(score + 4.0 * (crispness - 0.62) - (1.0 if angle > 3 else 0.0), kind)
 
 
 def _crispness(rgb: np.ndarray, corners: np.ndarray) -> float:
