@@ -62,9 +62,10 @@ def raw(samples, tmp_path_factory) -> Path:
     (bad / "concat.mp4").write_text(f"ffconcat version 1.0\nfile '{secret}'\n")
     ffmpeg("-f", "lavfi", "-i", "sine=d=2", bad / "sound.mp4")
     ffmpeg("-f", "lavfi", "-i", "testsrc=d=1", "-frames:v", "1", "-f", "gif", bad / "picture.mp4")
-    still = ("-ss", "4", "-i", samples / "bikes.mp4", "-frames:v", "1", "-c:v", "mjpeg", "-q:v", "2")
-    ffmpeg(*still, "-f", "image2pipe", folder / "photo.mp4")
-    photo = (folder / "photo.mp4").read_bytes()
+    for codec, place in (("png", folder / "photo.mp4"), ("mjpeg", bad / "torn.jpg")):
+        still = ("-ss", "4", "-i", samples / "bikes.mp4", "-frames:v", "1", "-c:v", codec)
+        ffmpeg(*still, "-f", "image2pipe", place)
+    photo = (bad / "torn.jpg").read_bytes()
     (bad / "album.jpg").write_bytes(3 * photo)
     (bad / "torn.jpg").write_bytes(photo[: len(photo) // 2])
     ffmpeg("-f", "lavfi", "-i", "color=s=12000x12000:r=1", "-frames:v", "1", "-c:v", "png", bad / "bomb.png")
