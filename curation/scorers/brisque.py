@@ -28,10 +28,10 @@ class Brisque(PictureScorer):
     kind: Literal["brisque"] = "brisque"
     pictures: int = Field(default=2, ge=1, le=64, description="pictures of a clip that are looked at, evenly spaced")
     side: int = Field(
-        default=512,
+        default=768,
         ge=64,
         le=1024,
-        description="longer side in px that larger pictures are reduced to, so that scores of all sizes compare",
+        description="longer side in px that larger pictures are reduced to; 768 is that of the pictures learned from",
     )
 
     def columns(self) -> tuple[Column, ...]:

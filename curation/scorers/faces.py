@@ -18,10 +18,10 @@ from orchestration.errors import ConfigError
 SOURCE = "NudeNet's detector (package nudenet)"
 TORSO = ("BREAST", "BELLY", "BUTTOCKS", "GENITALIA", "ARMPITS")  # hands pass for feet: those are not taken
 # Of a talking head's factors: where each is a half, and how far from there it is 0.73 or 0.27.
-LARGE = (math.log(0.02), 0.35)  # log of the face's share of the picture: an anchor has 0.03-0.1, a lecturer 0.005
+LARGE = (math.log(0.012), 0.35)  # log of the face's share of the picture: head and shoulders have 0.03 and more
 OFF_CENTRE = (0.27, 0.03)  # of the picture's width: a head in one third (0.17) is centred enough
 WANDERS = (1.0, 0.2)  # face sizes
-CAMERA = (4.0, 0.8)  # % / s: hand-held street footage shakes at 3-11, a tripod at 0.3
+CAMERA = (10.0, 2.0)  # % / s; lax: who fills the picture is in part taken for the camera
 
 
 class Faces(PictureScorer):
@@ -29,7 +29,7 @@ class Faces(PictureScorer):
 
     kind: Literal["faces"] = "faces"
     side: int = Field(
-        default=320,
+        default=480,
         ge=64,
         le=1280,
         description="longer side in px of the pictures that faces are sought in; cost grows squared",
