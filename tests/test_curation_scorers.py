@@ -26,7 +26,8 @@ from curation.scorers.sampling import Clock
 from curation.scorers.sharpness import Sharpness
 from curation.video import Frame, Scorer, Span
 
-ALL: tuple[Scorer, ...] = tuple(kind() for kind in get_args(get_args(AnyScorer)[0]))
+KINDS = get_args(get_args(AnyScorer)[0])
+ALL: tuple[Scorer, ...] = tuple(kind() for kind in KINDS if issubclass(kind, Scorer))
 SIZE = (480, 270)
 FPS = 24
 PHOTO_MOTION = 0.05  # % of diagonal / s that a moved photograph may reach

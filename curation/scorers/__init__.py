@@ -9,6 +9,7 @@ from pydantic import Field
 from curation.scorers.blockiness import Blockiness
 from curation.scorers.borders import Borders
 from curation.scorers.camera_motion import CameraMotion
+from curation.scorers.embedding import Embedding
 from curation.scorers.exposure import Exposure
 from curation.scorers.freeze import Freeze
 from curation.scorers.motion import Motion
@@ -26,6 +27,7 @@ AnyScorer = Annotated[
         Exposure,
         Blockiness,
         Text,
+        Embedding,
     ],
     Field(discriminator="kind"),
 ]

