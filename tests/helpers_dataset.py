@@ -40,7 +40,7 @@ SEEN: tuple[Column, ...] = (  # of scorers that look at pictures
     Column("faces", pa.float32(), "per picture", "faces, mean of the pictures"),
     Column("face_area", pa.float32(), "of the picture", "covered by faces"),
     Column("persons", pa.float32(), "per picture", "persons, mean of the pictures"),
-    Column("talking_head", pa.bool_(), "", "one large face in the middle before a static camera"),
+    Column("talking_head", pa.float32(), "0-1", "one large face in the middle", temporal=True),
     Column("face_boxes", BOXES, "", "faces and persons of the thumbnail"),
     *(Column(f"label_{name}", pa.float32(), "", f"how well `{name}` fits") for name in LABELS),
 )
@@ -169,7 +169,7 @@ def _see(videos: list[dict[str, Any]], clips: list[dict[str, Any]], jpegs: list[
             "faces": float(people),
             "face_area": sum(box["w"] * box["h"] for box in faces),
             "persons": float(people),
-            "talking_head": people == 1 and faces[0]["h"] > 0.3,
+            "talking_head": None if clip["image"] else min(1.0, 2 * faces[0]["h"]) if people == 1 else 0.0,
             "face_boxes": [*faces, *(_body(box) for box in faces)],
             "text_area": sum(box["w"] * box["h"] for box in text),
             "overlay_text": sum(box["w"] * box["h"] for box in text if box["kind"] != "scene"),

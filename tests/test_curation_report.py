@@ -10,19 +10,27 @@ import re
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
+from helpers_dataset import LABELS, NEAR_DUPLICATE, SCORES, SEEN, STAGES, THRESHOLDS, write_dataset
 from helpers_media import frame_md5
 from markupsafe import Markup
+from rich.console import Console
 
+from curation.dataset.explain import explain, render
+from curation.duplicates.pairs import PAIRS
 from curation.report import data as report_data
+from curation.report.boxes import MOST, outlines
 from curation.report.data import DROPPED, KEPT, UNDECIDED, Tables, read_decisions
+from curation.report.duplicates import read_duplicates
 from curation.report.histograms import Bound, histogram
 from curation.report.page import Amounts, curation_page
 from curation.report.previews import GuardedMaker, NoPreview, encode, make_previews, preview
 from curation.report.survey import survey_clips
+from curation.rules.funnel import Stage
 from curation.video import Column
 from orchestration.errors import RushesError
 from orchestration.report import Page, Section, build_report, formats
@@ -140,6 +148,180 @@ def test_thumbnails_are_read_for_shown_clips_only(tmp_path: Path, monkeypatch: p
     page_text(Storage(tmp_path), funnel)
     assert "motion" in read
     assert "thumbnail" not in read
+
+
+def rows_of(storage: Storage, name: str) -> list[dict]:
+    with storage.open_read(name) as file:
+        return pq.read_table(file).to_pylist()
+
+
+def test_near_duplicates_stand_together_the_kept_clip_first(tmp_path: Path):
+    funnel = write_dataset(tmp_path, videos=20, seen=True)
+    storage = Storage(tmp_path)
+    dropped: dict[str, list[str]] = {}
+    for row in rows_of(storage, "selection.parquet"):
+        if row["duplicate_of"]:
+            dropped.setdefault(row["duplicate_of"], []).append(row["clip_id"])
+    similarity = {frozenset((row["clip_a"], row["clip_b"])): row["similarity"] for row in rows_of(storage, PAIRS)}
+    found = read_duplicates(storage, groups=5, members=7)
+    assert [(group.kept, group.count) for group in found.groups] == [
+        (kept, len(names)) for kept, names in sorted(dropped.items(), key=lambda item: -len(item[1]))[:5]
+    ]
+    assert found.clips == sum(map(len, dropped.values()))
+    assert found.kept == len(dropped)
+    for group in found.groups:
+        assert len(group.members) == 7 < group.count
+        assert set(group.members) < set(dropped[group.kept])
+        stored = [similarity.get(frozenset((name, group.kept))) for name in group.members]
+        assert [group.similarity.get(name) for name in group.members] == stored
+        assert stored == sorted(stored, key=lambda value: -(value or 0))
+
+    page, _ = page_text(storage, funnel, columns=(*SCORES, *SEEN), amounts=Amounts(preview_seconds=0, groups=5))
+    shown = section(page, "duplicates")
+    keys = re.findall(r'data-key="([^"]+)"', shown)
+    assert keys == [name for group in found.groups for name in group.clip_ids]
+    assert shown.count('<span class="badge">kept</span>') == 5
+    assert f"12 near-duplicates of {found.groups[0].kept} 7 shown" in words(shown)
+    assert f"{len(dropped) - 5} smaller groups left out" in words(shown)
+    member = found.groups[0].members[0]
+    assert ["Kept instead", f"{found.groups[0].kept} (similarity 0.99)"] in map(list, page.records[member]["facts"])
+    assert NEAR_DUPLICATE.replace(">", "&gt;") in section(page, "funnel")
+
+
+def test_where_no_near_duplicates_are_the_report_says_why(tmp_path: Path):
+    def lead(name: str) -> str:
+        funnel = write_dataset(tmp_path / name, videos=2, select=name != "undecided")
+        if funnel and name == "none found":
+            stage = Stage(reason=NEAR_DUPLICATE, kind="duplicate", dropped=0, failing=0, dropped_s=0.0)
+            funnel = funnel.model_copy(update={"stages": (*funnel.stages, stage)})
+        page, _ = page_text(Storage(tmp_path / name), funnel)
+        return next(part.lead for part in page.sections if part.slug == "duplicates")
+
+    assert lead("not looked for").startswith("Not looked for")
+    assert lead("none found").startswith("None found")
+    assert "has not run yet" in lead("undecided")
+
+
+def test_sheets_show_the_clips_with_the_highest_values(tmp_path: Path):
+    funnel = write_dataset(tmp_path, videos=20, seen=True)
+    storage = Storage(tmp_path)
+    clips = {row["clip_id"]: row for row in rows_of(storage, "clips/part-0.parquet")}
+    page, _ = page_text(storage, funnel, columns=(*SCORES, *SEEN))
+    sheets = {}
+    for slug in ("people", "text", "labels"):
+        for part in section(page, slug).split('<div class="group"')[1:]:
+            name = re.search(r"<small>(\w+)", part)
+            sheets[name.group(1) if name else ""] = part
+    expected = ["talking_head", "faces", "persons", "text_area", "overlay_text", *(f"label_{name}" for name in LABELS)]
+    assert list(sheets) == expected
+    for name, part in sheets.items():
+        keys = re.findall(r'data-key="([^"]+)"', part)
+        values = [clips[key][name] for key in keys]
+        assert values == sorted(values, reverse=True)
+        assert len(keys) == (6 if name.startswith("label_") else 12)
+        assert len({key[:16] for key in keys}) == len(keys)  # of different videos
+        assert max(clip[name] or 0 for clip in clips.values()) == values[0]
+        if name.startswith("label_"):
+            likely = sum((clip[name] or 0) >= 0.5 for clip in clips.values())
+            assert part.count('<span class="badge">≥ 0.5</span>') == sum(value >= 0.5 for value in values)
+            assert f"{formats.plural(likely, 'clip')} of" in part
+    bare, _ = page_text(storage, funnel, columns=SCORES)
+    assert not {"people", "text", "labels"} & {part.slug for part in bare.sections}
+
+
+def test_ties_are_broken_the_same_in_every_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Faces are counted in whole numbers: very many clips have the highest value."""
+    write_dataset(tmp_path, videos=10, seen=True)
+    storage = Storage(tmp_path)
+    whole, _ = page_text(storage, columns=(*SCORES, *SEEN))
+    monkeypatch.setattr(report_data, "BATCH", 13)
+    parts, _ = page_text(storage, columns=(*SCORES, *SEEN))
+    assert section(whole, "people") == section(parts, "people")
+
+
+def test_boxes_are_clamped_counted_and_never_text():
+    jpeg = cv2.imencode(".jpg", np.zeros((120, 200, 3), np.uint8))[1].tobytes()
+    box = {"x": 0.5, "y": 0.25, "w": 0.25, "h": 0.5, "kind": "face"}
+    found = outlines({"a": [box]}, ["a"], jpeg)
+    assert found is not None
+    assert found.view == "0 0 200 120"
+    assert found.paths == {"face": "M100.0 30.0h50.0v60.0h-50.0z"}
+    odd = [
+        box | {"x": -3e30, "y": -1, "w": 9e30, "h": 9, "kind": '"><script>'}, box | {"x": float("nan")}, None,
+        box | {"w": -0.1}, box | {"h": None}, box | {"x": 1.5}, box | {"kind": None},
+    ]  # fmt: skip
+    found = outlines({"a": odd, "b": None}, ["a", "b", "c"], jpeg)
+    assert found is not None
+    assert found.paths == {"other": "M0.0 0.0h200.0v120.0h-200.0z" + "M100.0 30.0h50.0v60.0h-50.0z"}
+    small = [box | {"w": 0.001 * (order + 1)} for order in range(100)]
+    found = outlines({"a": small}, ["a"], jpeg)
+    assert found is not None
+    assert found.paths["face"].count("M") == MOST
+    assert found.text == f"face 100; the {MOST} largest are drawn"
+    assert outlines({"a": [box]}, ["a"], None) is outlines({"a": []}, ["a"], jpeg) is None
+
+
+def test_lists_of_boxes_are_read_for_shown_clips_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    funnel = write_dataset(tmp_path, videos=5, seen=True)
+    read: list[str] = []
+    scan = Tables.scan
+    monkeypatch.setattr(
+        Tables, "scan", lambda self, columns: scan(self, read.extend(columns := list(columns)) or columns)
+    )
+    page, html = page_text(Storage(tmp_path), funnel, columns=(*SCORES, *SEEN))
+    assert "faces" in read
+    assert "face_boxes" not in read
+    assert html.count('<svg class="boxes"') > 20
+    assert any(["Boxes", "face 2, person 2"] in map(list, record["facts"]) for record in page.records.values())
+
+
+def test_still_pictures_have_no_span_no_preview_and_no_length(tmp_path: Path):
+    thresholds = THRESHOLDS | {"duration_s": [(0.5, None)]}
+    funnel = write_dataset(tmp_path, videos=4, seen=True)
+    asked: list[str] = []
+
+    def maker(row) -> bytes:
+        asked.append(row["clip_id"])
+        raise NoPreview("no")
+
+    page, _ = page_text(
+        Storage(tmp_path),
+        funnel,
+        columns=(*SCORES, *SEEN),
+        thresholds=thresholds,
+        maker=maker,
+        amounts=Amounts(kept=500),
+    )
+    stills = {row["clip_id"] for row in rows_of(Storage(tmp_path), "clips/part-0.parquet") if row["image"]}
+    kept = section(page, "kept")
+    tiles = {re.search(r'data-key="([^"]+)"', tile).group(1): tile for tile in kept.split("<article")[1:]}  # type: ignore[union-attr]
+    assert len(stills & set(tiles)) == 3
+    for key, tile in tiles.items():
+        assert ('<span class="span">picture</span>' in tile) == (key in stills)
+    assert asked
+    assert not stills & set(asked)
+    assert not any("no_preview" in page.records[key] for key in stills)
+    assert "3 pictures" in words(section(page, "overview")).replace("\xa0", " ")
+    assert sum(map(sum, (series["y"] for series in page.charts["score-duration_s"]["series"]))) == funnel.clips - 3  # type: ignore[union-attr]
+    nearest = re.findall(r'data-key="([^"]+)"', section(page, "thresholds"))
+    assert not stills & set(nearest[-12:])
+    assert "stills" not in section(page, "timelines")
+
+
+def test_explain_prints_boxes_short_and_the_clip_that_is_kept_instead(tmp_path: Path):
+    write_dataset(tmp_path, videos=20, seen=True)
+    storage = Storage(tmp_path)
+    of = {row["clip_id"]: row["duplicate_of"] for row in rows_of(storage, "selection.parquet")}
+    clip = next(
+        row
+        for row in rows_of(storage, "clips/part-0.parquet")
+        if of[row["clip_id"]] and len(row["text_boxes"] or []) == 1
+    )
+    console = Console(width=200, file=io.StringIO())
+    console.print(render(explain(storage, clip["clip_id"]), {}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert of[clip["clip_id"]] in text
+    assert re.search(rf"text_boxes +│ 1 {clip['text_boxes'][0]['kind']} ", text)
 
 
 @pytest.mark.parametrize("case", ["nothing", "all failed", "no clips", "no selection", "no thumbnails", "one clip"])

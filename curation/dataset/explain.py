@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, get_args
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -11,9 +12,11 @@ from rich.text import Text
 
 from curation.dataset.publish import published
 from curation.schema import CLIPS
-from curation.scorers import score_columns
+from curation.scorers import AnyScorer, score_columns
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
+
+_COLUMNS = {scorer().kind: scorer().columns() for scorer in get_args(get_args(AnyScorer)[0])}
 
 
 def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
@@ -37,28 +40,39 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
     clip, video, decision = facts["clip"], facts["video"] or {}, facts["decision"] or {}
     table = Table(title=Text(clip["clip_id"]), title_justify="left", show_header=True, header_style="bold")
     table.add_column("")
-    table.add_column("value")
+    table.add_column("value", overflow="fold")
     table.add_column("unit")
     table.add_column("rule")
     table.add_row("source", Text(str(video.get("uri"))), "", "")
     span = f"frames {clip['start_frame']} to {clip['end_frame'] - 1}, {clip['start_s']:.3f} to {clip['end_s']:.3f} s"
-    table.add_row("span", span, "", "")
+    table.add_row("span", "a still picture" if clip.get("image") else span, "", "")
     kept = decision.get("kept")
     verdict = "not decided yet" if kept is None else "kept" if kept else f"dropped: {decision['drop_reason']}"
     table.add_row("decision", verdict, "", "")
     for reason in (decision.get("drop_reasons") or [])[1:]:
         table.add_row("", f"also: {reason}", "", "")
+    if favoured := decision.get("duplicate_of"):
+        table.add_row("kept instead", Text(favoured), "", "")
     made = clip["media"] or "not cut"
     table.add_row("file", f"{made} ({clip['cut']}{', ' + clip['cut_reason'] if clip['cut_reason'] else ''})", "", "")
     table.add_section()
     shown = {"duration_s", "decode_errors"}
+    looked = {name.partition(":")[0] for name in clip.get("measured") or ()}
+    missing = {column.name: "no value" for kind in looked for column in _COLUMNS.get(kind, ())}
     for column in (*(c for c in CLIPS if c.name in shown), *score_columns()):
-        value = clip.get(column.name)
-        text = "not scored" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-        table.add_row(column.name, text, column.unit, "; ".join(thresholds.get(column.name, [])))
+        text = _text(clip.get(column.name)) or missing.get(column.name, "not scored")
+        table.add_row(column.name, Text(text), column.unit, "; ".join(thresholds.get(column.name, [])))
     for caption in facts["captions"]:
         table.add_row("caption", str(caption.get("dense")), "", str(caption.get("status")))
     return table
+
+
+def _text(value: Any) -> str:
+    """Empty for None; of boxes, how many of each kind."""
+    if isinstance(value, list):
+        kinds = Counter(str(box["kind"]) for box in value)
+        return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()) or "none"
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _rows(storage: Storage, name: str, key: str, value: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from curation.report.tiles import Gallery
 from curation.video import Column
 
 LABEL = "label_"
-LIKELY = 0.5  # labels are probabilities
+LIKELY = 0.5  # of what lies between 0 and 1
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class Sheet:
     column: str
     title: str
     beside: tuple[str, ...] = ()  # columns that tiles show beside it
+    mark: float | None = None  # values from here on are marked
 
 
 PEOPLE = (
-    Sheet("talking_head", "Talking heads", ("faces", "face_area")),
+    Sheet("talking_head", "Talking heads", ("faces", "face_area"), LIKELY),
     Sheet("faces", "Most faces", ("face_area", "persons", "talking_head")),
     Sheet("persons", "Most persons", ("faces", "face_area")),
 )
@@ -37,13 +38,13 @@ TEXT = (
 
 def labels(columns: Iterable[Column]) -> tuple[Sheet, ...]:
     names = [column.name for column in columns if column.name.startswith(LABEL)]
-    return tuple(Sheet(name, name.removeprefix(LABEL).replace("_", " ").capitalize()) for name in names)
+    return tuple(Sheet(name, name.removeprefix(LABEL).replace("_", " ").capitalize(), (), LIKELY) for name in names)
 
 
-def ranked(columns: Sequence[Column]) -> list[str]:
-    """Columns that sheets need the highest clips of."""
+def ranked(columns: Sequence[Column]) -> dict[str, float | None]:
+    """Columns that sheets need the highest clips of, and from which value on they are counted."""
     names = {column.name for column in columns}
-    return [sheet.column for sheet in (*PEOPLE, *TEXT, *labels(columns)) if sheet.column in names]
+    return {sheet.column: sheet.mark for sheet in (*PEOPLE, *TEXT, *labels(columns)) if sheet.column in names}
 
 
 def chosen(survey: ClipSurvey, column: str, size: int) -> list[Place]:
@@ -62,30 +63,23 @@ def spread(items: Sequence[tuple[str, Place]], size: int) -> list[Place]:
     return [place for *_, place in sorted(sorted(ranked)[:size], key=lambda item: item[1])]
 
 
-def sheets(
-    survey: ClipSurvey, gallery: Gallery, wanted: Sequence[Sheet], size: int, mark: float | None = None
-) -> list[dict[str, Any]]:
-    """For the templates; columns that no clip has a value in are left out. Tiles at `mark` or above say so."""
-    docs = {column.name: column.doc for column in gallery.columns}
+def sheets(survey: ClipSurvey, gallery: Gallery, wanted: Sequence[Sheet], size: int) -> list[dict[str, Any]]:
+    """For the templates; columns that no clip has a value in are left out."""
     found = []
     for sheet in wanted:
-        places = chosen(survey, sheet.column, size)
-        shape = survey.histograms.get(sheet.column)
-        counts = survey.categories.get(sheet.column)
-        measured = (
-            shape.measured if shape else sum(n for by in (counts or {}).values() for name, n in by.items() if name)
-        )
-        if not measured:
+        shape, mark = survey.histograms.get(sheet.column), sheet.mark
+        if shape is None or not shape.measured:
             continue
-        above = [place for place in places if mark is not None and gallery.rows[place][sheet.column] >= mark]
+        places = chosen(survey, sheet.column, size)
+        marked = [place for place in places if mark is not None and gallery.rows[place][sheet.column] >= mark]
         found.append(
             {
                 "sheet": sheet,
-                "doc": docs[sheet.column],
-                "measured": measured,
-                "likely": None if mark is None else survey.halves[sheet.column],
+                "doc": shape.column.doc,
+                "measured": shape.measured,
+                "marked": survey.marked[sheet.column],
                 "tiles": gallery.sheet(
-                    places, (sheet.column, *sheet.beside), badges=dict.fromkeys(above, f"≥ {mark:g}") if above else {}
+                    places, (sheet.column, *sheet.beside), badges=dict.fromkeys(marked, f"≥ {mark or 0:g}")
                 ),
             }
         )

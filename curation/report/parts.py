@@ -8,7 +8,7 @@ from typing import Any
 
 from curation.report.data import DROPPED, KEPT, UNDECIDED, Place
 from curation.report.duplicates import Duplicates
-from curation.report.highest import LIKELY, PEOPLE, TEXT, labels, sheets
+from curation.report.highest import PEOPLE, TEXT, labels, sheets
 from curation.report.histograms import Bound
 from curation.report.survey import ClipSurvey
 from curation.report.tiles import STATES, Gallery
@@ -110,8 +110,8 @@ def duplicate_reasons(funnel: Funnel | None) -> list[str]:
 def duplicates_lead(duplicates: Duplicates, survey: ClipSurvey, funnel: Funnel | None) -> str:
     if duplicates.clips:
         return (
-            f"{formats.plural(duplicates.clips, 'clip')} dropped for being alike to one of "
-            f"{formats.plural(duplicates.kept, 'clip')} that stays: is each group one scene, and the best of it kept?"
+            f"{formats.plural(duplicates.clips, 'clip')} dropped as near-duplicates of "
+            f"{formats.plural(duplicates.kept, 'kept clip')}: is each group one scene, and the best of it kept?"
         )
     if survey.clips[UNDECIDED] == survey.total:
         return "Near-duplicates are decided by rushes select, which has not run yet."
@@ -153,7 +153,7 @@ def highest(
             "Labels",
             "labels",
             "The clips that each label fits best.",
-            sheets(survey, gallery, labels(gallery.columns), label_size, mark=LIKELY),
+            sheets(survey, gallery, labels(gallery.columns), label_size),
         ),
     ]
 

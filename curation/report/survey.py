@@ -61,7 +61,7 @@ class ClipSurvey:
     dropped: dict[str, Smallest] = field(default_factory=dict)
     near: dict[Bound, dict[bool, Smallest]] = field(default_factory=dict)  # by bound, then: does it pass
     highest: dict[str, Smallest] = field(default_factory=dict)  # by column, values above 0 only
-    halves: Counter[str] = field(default_factory=Counter)  # by column of `highest`, clips of 0.5 or more
+    marked: Counter[str] = field(default_factory=Counter)  # by column of `highest`, clips at its mark or above
     found: dict[int, Place] = field(default_factory=dict)  # of the clips that were asked for by their hashes
     pictures: Counter[int] = field(default_factory=Counter)  # clips that are still pictures, by state
     spans: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -96,11 +96,11 @@ def survey_clips(
     reason_tiles: int,
     max_reasons: int,
     near_pool: int,
-    highest: Iterable[str] = (),
+    highest: Mapping[str, float | None] | None = None,
     wanted: np.ndarray | None = None,
 ) -> ClipSurvey:
-    """`timelines`: the video_ids whose clips' spans are wanted. `highest`: columns whose `near_pool` highest clips are.
-    `wanted`: [n] uint64, the hashes of clips whose places are."""
+    """`timelines`: the video_ids whose clips' spans are wanted. `highest`: columns whose `near_pool` highest clips are,
+    and a mark from which on clips are counted. `wanted`: [n] uint64, the hashes of clips whose places are wanted."""
     survey = ClipSurvey(kept=Smallest(kept_tiles), undecided=Smallest(kept_tiles))
     counted = np.bincount(decisions.codes[decisions.states == DROPPED], minlength=len(decisions.reasons))
     survey.reasons = Counter({text: int(n) for text, n in zip(decisions.reasons, counted, strict=True) if n})
@@ -109,13 +109,15 @@ def survey_clips(
     codes = {decisions.reasons.index(text): group for text, group in survey.dropped.items()}
 
     present = [LENGTH, *(column for column in columns if column.name in tables.schema.names)]
+    present = [column for column in present if is_number(column) or is_category(column)]
     numbers = [column for column in present if is_number(column)]
     survey.histograms = _histograms(tables, numbers, thresholds)
     survey.categories = {column.name: defaultdict(Counter) for column in present if is_category(column)}
     for shape in survey.histograms.values():
         survey.near |= {bound: {True: Smallest(near_pool), False: Smallest(near_pool)} for bound in shape.bounds}
 
-    survey.highest = {name: Smallest(near_pool) for name in highest if name in tables.schema.names}
+    marks = {name: mark for name, mark in (highest or {}).items() if name in tables.schema.names}
+    survey.highest = {name: Smallest(near_pool) for name in marks}
 
     turns, videos = tables.tiers(), pa.array(list(timelines), pa.string())
     sought = np.unique(wanted if wanted is not None else np.zeros(0, np.uint64))
@@ -152,7 +154,8 @@ def survey_clips(
                     group.offer(distance, keys[at], ids.take(pa.array(at)), rows[at], part.file)
         for name, group in survey.highest.items():
             values = part.numbers(name)
-            survey.halves[name] += int((values >= 0.5).sum())
+            mark = marks[name]
+            survey.marked[name] += 0 if mark is None else int((values >= mark).sum())
             (at,) = np.nonzero(values > 0)
             group.offer(-values[at], keys[at], ids.take(pa.array(at)), rows[at], part.file)
         for name, counts in survey.categories.items():
