@@ -6,7 +6,7 @@ Every clip is 2 s of 480x270, encoded as H.264 at CRF 20, 28 or 34 and measured 
 sandbox, where the flow meter sees every frame. Clips:
 
     photograph   a still moved by one known camera at 0.4, 1 or 2 times the base speed, or by pan and zoom (Ken Burns)
-    object       the same with something real crossing the picture
+    object       the same with something real moving through the scene
     frozen       one frame of footage, shown for 2 s
     footage      excerpts in which something moves (FOOTAGE: looked at one by one, at 6 frames and their difference)
     moved        footage of a fixed camera (FIXED) seen through a window that moves as one known camera
@@ -167,26 +167,29 @@ def window(picture: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(picture, matrix, SIZE, flags=flags, borderMode=cv2.BORDER_REFLECT)
 
 
-def crossing(views: Sequence[np.ndarray], patch: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-    """An oval of `patch`, a quarter to a third of the picture's height, crosses at 0.15 to 0.3 widths a second."""
-    side = int(SIZE[1] * random.uniform(1 / 4, 1 / 3))
+def crossing(
+    views: Sequence[np.ndarray], path: np.ndarray, patch: np.ndarray, random: np.random.Generator
+) -> list[np.ndarray]:
+    """Views of a window on `path` [N, 4] with an oval of `patch` in the scene, a quarter to a third of the view high,
+    that moves at 0.15 to 0.3 widths a second past what is behind it."""
+    side = round(SIZE[1] * random.uniform(1 / 4, 1 / 3))
     speed = random.uniform(0.15, 0.3) * SIZE[0] / FPS * random.choice((-1, 1))
     patch = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
-    oval = np.zeros((side, side), np.float32)
-    cv2.circle(oval, (side // 2, side // 2), side // 2 - 4, 1.0, -1)
-    oval = cv2.GaussianBlur(oval, (0, 0), 1.0)
-    top = int(random.uniform(0.1, 0.9) * (SIZE[1] - side))
+    oval = np.zeros((side, side), np.uint8)
+    cv2.circle(oval, (side // 2, side // 2), side // 2 - 4, 255, -1)
+    cut = np.dstack([patch, cv2.GaussianBlur(oval, (0, 0), 1.0)])
+    y = random.uniform(-0.2, 0.2) * SIZE[1]
     made = []
-    for number, view in enumerate(views):
-        x = (SIZE[0] - side) / 2 + speed * (number - (len(views) - 1) / 2)
-        left = int(x)
-        place, size = np.array([[1.0, 0, x - left], [0, 1, 0]]), (side + 1, side)
-        alpha = cv2.warpAffine(oval, place, size)[..., None]
-        under = view[top : top + side, left : left + side + 1]
-        view = view.copy()
-        view[top : top + side, left : left + side + 1] = (
-            under + (cv2.warpAffine(patch, place, size).astype(np.float32) - under) * alpha
-        )
+    for number, (view, (right, down, log_size, angle)) in enumerate(zip(views, path, strict=True)):
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * np.exp(-log_size)
+        x = speed * (number - (len(views) - 1) / 2)
+        corner = np.array([x, y]) - (side - 1) / 2 - SIZE[0] * np.array([right, down])  # from the window's middle
+        place = np.column_stack([turn, turn @ corner + (np.array(SIZE) - 1) / 2])
+        shown = cv2.warpAffine(cut, place, SIZE)
+        left, top, width, height = cv2.boundingRect(shown[..., 3].copy())
+        box = np.s_[top : top + height, left : left + width]
+        view, alpha = view.copy(), shown[box][..., 3:].astype(np.float32) / 255
+        view[box] = view[box] + (shown[box][..., :3].astype(np.float32) - view[box]) * alpha
         made.append(view)
     return made
 
@@ -214,11 +217,12 @@ def clips(videos: dict[str, Path]) -> Iterator[Clip]:
         for turn, (camera, (step, speed)) in enumerate(product((*LABELS, "Ken Burns"), enumerate(SPEEDS))):
             random = np.random.default_rng([SEED, number, turn])
             signed, crf = speed * random.choice((-1, 1)), CRFS[(number + turn + step) % 3]
-            views = [window(still, pose) for pose in poses(camera, signed, frames, FPS, random)]
+            path = poses(camera, signed, frames, FPS, random)
+            views = [window(still, pose) for pose in path]
             yield Clip("photograph", source, camera, signed, views, FPS, crf)
             if camera != "Ken Burns":
                 patch = patches[random.integers(len(patches))]
-                yield Clip("object", source, camera, signed, crossing(views, patch, random), FPS, crf)
+                yield Clip("object", source, camera, signed, crossing(views, path, patch, random), FPS, crf)
     for group, listed in (("footage", FOOTAGE), ("parallax", PARALLAX)):
         excerpts = ((name, camera, start) for name, camera, starts in listed for start in starts)
         for number, (name, camera, start) in enumerate(excerpts):
@@ -354,11 +358,14 @@ def confusion(results: Sequence[Result]) -> None:
 
 def fixed_cameras(results: Sequence[Result]) -> None:
     """Labels of footage as it is, where the camera is known to stand."""
-    print(f"\n| fixed camera | {' | '.join(LABELS)} | right |")
-    print("|---" * (len(LABELS) + 2) + "|")
+    print(f"\n| fixed camera | {' | '.join(LABELS)} | right | confidence, right labels | wrong labels |")
+    print("|---" * (len(LABELS) + 4) + "|")
     for name in dict.fromkeys(result.clip.source.split()[0] for result in results):
         row = [result for result in results if result.clip.source.split()[0] == name]
-        print(f"| {name} | {_counts(row)} | {np.mean([result.label == 'static' for result in row]):.1%} |")
+        right = [result.confidence for result in row if result.label == "static"]
+        wrong = [result.confidence for result in row if result.label != "static"]
+        ranges = " | ".join(f"{min(some):.2f}–{max(some):.2f}" if some else "" for some in (right, wrong))
+        print(f"| {name} | {_counts(row)} | {len(right) / len(row):.1%} | {ranges} |")
 
 
 def _counts(row: Sequence[Result]) -> str:
