@@ -19,7 +19,7 @@ class Embedding(PictureScorer):
     kind: Literal["embedding"] = "embedding"
     model: str = Field(
         DEFAULT,
-        description="efficientnet-lite0, an open_clip architecture, hf-hub:OWNER/NAME or local-dir:FOLDER for open_clip",
+        description="efficientnet-lite0, an open_clip architecture, hf-hub:OWNER/NAME, local-dir:FOLDER",
     )
     pretrained: str | None = Field(None, description="an architecture's weights: a file, or open_clip's name of them")
 

@@ -24,7 +24,8 @@ DEFAULT = "efficientnet-lite0"
 HUB, FOLDER = "hf-hub:", "local-dir:"  # open_clip's prefixes
 GPU_BATCH = 32  # pictures; on a CPU one at a time, which is the fastest there and keeps a picture's vector its own
 REMEMBERED = 4096  # pictures' features kept for the next scorer that looks at the same ones; 20 MB
-SIDE = 224  # px; EfficientNet-lite0 sees 224 x 224 pixels, in the picture's own shape
+SIDE = 224  # px, EfficientNet-lite0's input
+SOFTEN = 1.0  # px of it, standard deviation
 MEAN, SPREAD = 127.0, 128.0  # 8-bit codes: Google's training of the lite networks, not ImageNet's usual ones
 
 
@@ -41,6 +42,11 @@ class Encoder:
         self.name = name
         self._prepare, self._network, self._device = prepare, network, device
         self._seen: OrderedDict[tuple[tuple[int, ...], int], np.ndarray] = OrderedDict()
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.features([np.zeros((64, 64, 3), np.uint8)]).shape[1]
 
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """[N, D] float32."""
@@ -65,20 +71,13 @@ class Encoder:
         import torch
 
         size = GPU_BATCH if self._device.type == "cuda" else 1
-        prepared = [self._prepare(rgb) for rgb in pictures]
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for place, tensor in enumerate(prepared):
-            shapes.setdefault(tuple(tensor.shape), []).append(place)
-        found: dict[int, np.ndarray] = {}
+        found: list[np.ndarray] = []
         with torch.inference_mode():
-            for places in shapes.values():
-                for start in range(0, len(places), size):
-                    batch = places[start : start + size]
-                    given = torch.stack([prepared[place] for place in batch]).to(
-                        self._device, memory_format=torch.channels_last
-                    )
-                    found |= zip(batch, self._network(given).float().cpu().numpy(), strict=True)
-        return [found[place] for place in range(len(pictures))]
+            for start in range(0, len(pictures), size):
+                batch = torch.stack([self._prepare(rgb) for rgb in pictures[start : start + size]])
+                given = batch.to(self._device, memory_format=torch.channels_last)
+                found.extend(self._network(given).float().cpu().numpy())
+        return found
 
 
 def encoder(model: str, pretrained: str | None, device: str) -> Encoder:
@@ -160,13 +159,12 @@ def _efficientnet(device: Any) -> tuple[Encoder, np.ndarray, np.ndarray]:
     network.to(device, memory_format=torch.channels_last)
 
     def prepare(rgb: np.ndarray) -> Any:
-        """The whole picture at about 224 x 224 pixels and its own shape: the network takes any multiple of 32."""
-        height, width = rgb.shape[:2]
-        stretch = float(np.clip(np.sqrt(width / height), 1 / 3, 3))
-        size = (round(SIDE * stretch / 32) * 32, round(SIDE / stretch / 32) * 32)
-        shrinks = width >= size[0] and height >= size[1]
-        resized = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return torch.from_numpy((resized.astype(np.float32) - MEAN) / SPREAD).permute(2, 0, 1)
+        """The whole picture, stretched to a square and softened: what is at the rim tells pictures apart, what a codec
+        or a scaler does to fine detail must not."""
+        shrinks = min(rgb.shape[:2]) >= SIDE
+        square = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        soft = cv2.GaussianBlur(square, (0, 0), SOFTEN)
+        return torch.from_numpy((soft.astype(np.float32) - MEAN) / SPREAD).permute(2, 0, 1)
 
     shared = Encoder(DEFAULT, prepare, lambda x: network.extract_features(x).mean((2, 3)), device)
     return shared, network._fc.weight.cpu().numpy(), network._fc.bias.cpu().numpy()
