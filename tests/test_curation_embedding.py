@@ -105,7 +105,7 @@ def test_a_copy_is_alike_and_another_video_is_not(look: Look, pictures: list[np.
     rows = np.stack([row[VECTOR] for row in look([view(rgb) for rgb in [*pictures, *copies]])])
     likeness = rows[:3] @ rows[3:].T
     assert likeness.diagonal()[[0, 2]].min() > 0.92
-    assert likeness.diagonal()[1] > 0.8  # 88 px wide
+    assert likeness.diagonal()[1] > 0.75  # a copy of 88 x 72 px
     assert likeness[~np.eye(3, dtype=bool)].max() < 0.5
 
 
