@@ -1,28 +1,34 @@
-"""CPU seconds of a scan (shots, all scorers of a configuration) against one bare decode of the same files, in one run.
+"""CPU seconds of curation against a bare decode and against a hand-written pipeline of the same files, in one run.
 
     python benchmarks/curate.py [--config configs/default.yaml] [--repeat 3] [VIDEO ...]
 
-Bare decode: `ffmpeg -threads 1 -i FILE -an -f null -`. Scan: fetch and hash, the guarded decode with every meter,
-shots, scores, selection and the commit, without cutting, in one worker without Ray. CPU seconds are those of the
-process and all its children.
+First table: a scan over a bare decode. Bare decode: `ffmpeg -threads 1 -i FILE -an -f null -`. Scan: fetch and hash,
+the guarded decode with every meter, shots, scores, picture scorers, selection and the commit, without cutting, in one
+worker without Ray. CPU seconds are those of the process and all its children. A worker lives for thousands of videos,
+so what it pays once (imports, the warm helper, weights, libraries' first calls) is kept apart: each video is scanned by
+a fresh worker that has loaded its models and scanned a generated second of video before, and what the worker and its
+helper use from then on counts. What every video costs whatever its length (fork, arrays, Parquet) stays in.
 
-A worker lives for thousands of videos, so what it pays once (imports, the warm helper, libraries' first calls) is kept
-apart: each video is scanned by a fresh worker that has scanned a generated one of a second before, and what the worker
-and its helper use from then on counts. What every video costs whatever its length (fork, arrays, Parquet) stays in.
+Second table: the whole of `rushes curate` with cutting, tables and report, Ray and every start included, over
+benchmarks/baseline.py on the same files. CPU seconds of all processes, looked up ten times a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import baseline
 import imageio_ffmpeg
+import psutil
 
 from curation.samples import fetch
 
@@ -39,6 +45,7 @@ config_path, output, overrides, *videos = sys.argv[1:]
 overrides = ["input=none", f"output={output}", "cut.mode=none", *json.loads(overrides)]
 worker = psutil.Process()
 scanner = ScanWorker(load_config(CurateConfig, config_path, overrides), output + "/scratch")()
+scanner._desk._cascade.prepare()
 spent = 0.0
 for video in videos:
     (item,) = list_input(video)
@@ -79,19 +86,43 @@ def scan(config: str, overrides: list[str], videos: list[Path]) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def whole(config: str, overrides: list[str], videos: list[Path], folder: Path) -> tuple[float, dict]:
+    """CPU seconds of `rushes curate` over `videos`, with all that it starts, and what it kept."""
+    raw, output = folder / "raw", folder / "dataset"
+    raw.mkdir()
+    for video in videos:
+        (raw / video.name).symlink_to(video.resolve())
+    rushes = [sys.executable, "-m", "orchestration.cli"]
+    settings = [config, f"input={raw}", f"output={output}", *overrides]
+    seen: dict[tuple[int, float], float] = {}  # process → CPU seconds when it was last seen
+    with subprocess.Popen([*rushes, "curate", *settings], cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+        driver = psutil.Process(run.pid)
+        while run.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                for process in (driver, *driver.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):
+                        used = process.cpu_times()
+                        seen[process.pid, process.create_time()] = used.user + used.system
+            time.sleep(0.1)
+    assert run.returncode == 0
+    told = subprocess.run([*rushes, "status", str(output), "--json"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return sum(seen.values()), json.loads(told.stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="*", type=Path)
-    parser.add_argument("--config", default=str(Path(__file__).parents[1] / "configs" / "default.yaml"))
+    parser.add_argument("--config", default=str(ROOT / "configs" / "default.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
     videos = arguments.videos or [*fetch(SAMPLES, "film"), *fetch(SAMPLES, "small")]
     with tempfile.TemporaryDirectory() as folder:
-        measure(arguments, videos, one_second(Path(folder) / "first.mp4"))
+        over_decode(arguments, videos, one_second(Path(folder) / "first.mp4"))
+        over_baseline(arguments, videos, Path(folder))
 
 
-def measure(arguments: argparse.Namespace, videos: list[Path], first: Path) -> None:
+def over_decode(arguments: argparse.Namespace, videos: list[Path], first: Path) -> None:
     print("| video | frames | bare decode, CPU s | scan, CPU s | ratio |")
     print("|---|---|---|---|---|")
     startup, scanned = float("inf"), {"frames": 0}
@@ -107,7 +138,17 @@ def measure(arguments: argparse.Namespace, videos: list[Path], first: Path) -> N
         total_bare, total_scan = total_bare + decode, total_scan + seconds
         print(f"| {video.name} | {scanned['frames']} | {decode:.2f} | {seconds:.2f} | {seconds / decode:.2f} |")
     print(f"| all | | {total_bare:.2f} | {total_scan:.2f} | **{total_scan / total_bare:.2f}** |")
-    print(f"\nStart of a worker and its first second of video, once: {startup:.2f} CPU s. Best of {arguments.repeat}.")
+    print(f"\nA worker's first second of video: {startup:.2f} CPU s with its start. Best of {arguments.repeat}.\n")
+
+
+def over_baseline(arguments: argparse.Namespace, videos: list[Path], folder: Path) -> None:
+    (folder / "baseline").mkdir()
+    theirs = baseline.run(videos, folder / "baseline")
+    ours, status = whole(arguments.config, arguments.set, videos, folder)
+    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in theirs.items() if name != "all")
+    print("| | CPU s | of the baseline |\n|---|---|---|")
+    print(f"| baseline ({steps}) | {theirs['all']:.1f} | 1 |")
+    print(f"| rushes curate, {status['clips']['kept']} clips kept | {ours:.1f} | **{ours / theirs['all']:.2f}** |")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from curation.config import CurateConfig
+from curation.duplicates.config import NearDuplicates
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
 
@@ -49,13 +50,23 @@ def compare(written: Any, loaded: Any, default: Any, name: str) -> None:
         assert set(written) == set(type(loaded).model_fields), f"{name}: default.yaml lacks or invents a setting"
 
 
-def test_every_registered_scorer_is_in_the_default():
+def test_every_registered_scorer_is_in_full_and_written_out_there_or_in_the_default():
     from typing import get_args
 
     from curation.scorers import AnyScorer
 
-    known = {scorer.model_fields["kind"].default for scorer in get_args(get_args(AnyScorer)[0])}
-    assert {scorer.kind for scorer in load_config(CurateConfig, CONFIGS / "default.yaml").scorers} == known
+    known = {scorer.model_fields["kind"].default: scorer for scorer in get_args(get_args(AnyScorer)[0])}
+    full = {item["kind"]: item for item in yaml.safe_load((CONFIGS / "full.yaml").read_text())["scorers"]}
+    default = {item["kind"] for item in yaml.safe_load((CONFIGS / "default.yaml").read_text())["scorers"]}
+    assert set(full) == set(known)
+    for kind in set(known) - default:
+        compare(full[kind], known[kind].model_validate(full[kind]), known[kind](), f"full.yaml: scorers.{kind}")
+
+
+def test_near_duplicates_are_written_out():
+    written = yaml.safe_load((CONFIGS / "default.yaml").read_text())["select"]["near_duplicates"]
+    near = load_config(CurateConfig, CONFIGS / "default.yaml").select.near_duplicates
+    compare(written, near, NearDuplicates(), "select.near_duplicates")
 
 
 def test_a_misspelt_setting_names_the_right_one():

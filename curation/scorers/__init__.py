@@ -6,13 +6,17 @@ from typing import Annotated, Union, get_args
 
 from pydantic import Field
 
+from curation.scorers.aesthetic import Aesthetic
 from curation.scorers.blockiness import Blockiness
 from curation.scorers.borders import Borders
+from curation.scorers.brisque import Brisque
 from curation.scorers.camera_motion import CameraMotion
 from curation.scorers.embedding import Embedding
 from curation.scorers.exposure import Exposure
+from curation.scorers.faces import Faces
 from curation.scorers.freeze import Freeze
 from curation.scorers.motion import Motion
+from curation.scorers.nsfw import Nsfw
 from curation.scorers.sharpness import Sharpness
 from curation.scorers.text import Text
 from curation.video import Column
@@ -28,6 +32,10 @@ AnyScorer = Annotated[
         Blockiness,
         Text,
         Embedding,
+        Nsfw,
+        Brisque,
+        Faces,
+        Aesthetic,
     ],
     Field(discriminator="kind"),
 ]
