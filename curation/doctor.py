@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
@@ -49,6 +50,7 @@ def checks(config: CurateConfig | None = None, start_ray: bool = True) -> list[C
         ("decord", decord),
         ("guard", guard),
         ("Ray", partial(ray, session, start_ray)),
+        ("models", partial(models, config)),
         ("TransNetV2", transnetv2),
         ("storage", partial(storage, places)),
         ("browser", browser),
@@ -177,6 +179,37 @@ began = time.monotonic()
 with tempfile.TemporaryDirectory() as scratch:
     with engine(RayConfig.model_validate_json(sys.argv[1]), pathlib.Path(scratch) / "chatter") as session:
         print(f"gives {session.workers} workers after {time.monotonic() - began:.0f} s")
+"""
+
+
+def models(config: CurateConfig | None) -> Check:
+    """Loads what the picture scorers of `config` need, or of every scorer as it is by default."""
+    settings = "" if config is None else json.dumps([scorer.model_dump(mode="json") for scorer in config.scorers])
+    loaded = run_python(_MODELS, settings, timeout=180)
+    if loaded.returncode == 0:
+        return Check("models", "ok", loaded.stdout.strip() or "no scorer of this configuration needs one")
+    advice = "leave the scorer out of `scorers`, or give it other weights; missing packages: pip install -e ."
+    return Check("models", "fail" if config else "warn", last_line(loaded), advice)
+
+
+# In a process of its own: a library that does not load may end it.
+_MODELS = """
+import json, sys, typing
+from pydantic import TypeAdapter
+from curation.scorers import AnyScorer
+from curation.video import PictureScorer
+kinds = typing.get_args(typing.get_args(AnyScorer)[0])
+scorers = TypeAdapter(list[AnyScorer]).validate_python(json.loads(sys.argv[1])) if sys.argv[1] else [k() for k in kinds]
+loaded = []
+for scorer in scorers:
+    if isinstance(scorer, PictureScorer):
+        try:
+            scorer.notice()
+            scorer.model_copy(update={"device": "cpu"}).setup()
+        except Exception as error:
+            sys.exit(f"{scorer.kind}: {error}")
+        loaded.append(scorer.kind)
+print(", ".join(loaded))
 """
 
 

@@ -61,8 +61,8 @@ def test_this_machine_can_curate():
     from curation.doctor import checks
 
     found = {check.name: check for check in checks(start_ray=False)}
-    assert len(found) == 16
-    for name in ("Python", "packages", "decoders", "encoders", "guard", "Ray", "storage"):
+    assert len(found) == 17
+    for name in ("Python", "packages", "decoders", "encoders", "guard", "Ray", "models", "storage"):
         assert found[name].status == "ok", found[name]
     for check in found.values():
         assert check.status == "ok" or check.advice
