@@ -14,8 +14,8 @@ from helpers_frames import INFO, read_bgr
 from pydantic import ValidationError
 
 from curation.scorers.text import Text
+from curation.scorers.text_boxes import TextBox, row_boxes, share
 from curation.scorers.text_detection import DETECTION, package_model
-from curation.scorers.text_persistence import TextBox, row_boxes, share
 from curation.video import ClipView, Look, Picture
 from orchestration.errors import ConfigError, RushesError
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from curation.scorers.text_boxes import TextBox, row_boxes, share
 from curation.scorers.text_detection import DETECTION, RECOGNITION, Detector, Reader, package_model
-from curation.scorers.text_persistence import TextBox, row_boxes, share, tell_apart
+from curation.scorers.text_persistence import tell_apart
 from curation.video import BOXES, ClipView, Column, Look, PictureScorer
 from orchestration.errors import ConfigError
 

@@ -10,37 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-Kind = Literal["scene", "overlay", "subtitle", "watermark"]
+from curation.scorers.text_boxes import Kind, Place, TextBox, angle_of, crispness, height_of, judge_place, overlap
+from curation.scorers.text_edges import TEXTURE, Edges, agreement, edges_of, gradient
 
 SAME = 0.6  # agreement of edges from which on two crops show the same thing
 OTHER = 0.4  # and below which they do not
-TEXTURE = 6.0  # codes per px; a weaker edge is noise
-FEW_EDGES = 24  # px; fewer say nothing
 MOVED = 3.0  # px; the camera must carry a box further than this for the two places to differ
 STEADY = 0.45  # agreement of the surroundings from which on the scene goes on
 STRONG = 4.0  # votes that position and rendering cannot overrule
 BLOCKS = (16, 9)  # across and down, in which pictures are compared as wholes
 OTHERS = 3  # pictures nearest in time that one is compared with
 MOST_BOXES = 120  # of a picture, largest first; the rest of it takes the kind that covers most
-
-
-class TextBox(NamedTuple):
-    """One line or word: corners [4, 2] float32 in px, clockwise from top left."""
-
-    corners: np.ndarray
-    kind: Kind
-
-
-class _Place(NamedTuple):
-    """What position and rendering say: for an overlay if positive; `kind` is what it would be."""
-
-    score: float
-    kind: Kind
 
 
 def tell_apart(
@@ -110,7 +94,7 @@ def _settle(
             told[-1] += [TextBox(c, "overlay" if overlay > scene else "scene") for c in shot.boxes[MOST_BOXES:]]
     for number, more in enumerate(added):
         for box in more:
-            if not any(_overlap(box.corners, known.corners) > 0.5 for known in told[number]):
+            if not any(overlap(box.corners, known.corners) > 0.5 for known in told[number]):
                 told[number].append(box)
     return told
 
@@ -158,16 +142,16 @@ class _Shot:
         return lines
 
     @cached_property
-    def places(self) -> list[_Place]:
+    def places(self) -> list[Place]:
         return [
-            _place(line, _angle(corners), _crispness(self.rgb, corners))
+            judge_place(line, angle_of(corners), crispness(self.rgb, corners))
             for line, corners in zip(self.lines, self.boxes, strict=False)
         ]
 
     def at(self, corners: np.ndarray) -> int | None:
         """The box in this place."""
         for number, other in enumerate(self.boxes):
-            if _overlap(corners, other) > 0.4:
+            if overlap(corners, other) > 0.4:
                 return number
         return None
 
@@ -203,7 +187,7 @@ class _Pair:
         mine, theirs = (cv2.resize(s.grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for s in self._both)
         covered = cv2.resize(cv2.bitwise_or(self._here.covered, self._there.covered), mine.shape[::-1])
         free = (covered == 0).astype(np.float32)
-        (ax, ay), (bx, by) = _gradient(mine), _gradient(theirs)
+        (ax, ay), (bx, by) = gradient(mine), gradient(theirs)
         square = ax * ax + ay * ay
         weight = np.where(square > TEXTURE**2, np.sqrt(square), 0) * free
         same = weight * np.clip((ax * bx + ay * by) / np.maximum(square, 1e-6), 0, 1)
@@ -224,25 +208,25 @@ class _Pair:
         """Votes for an overlay (negative: for the scene), and how well the text agrees with what is in its place."""
         here, there = self._here, self._there
         height, width = here.grey.shape
-        tall = _height(corners)
+        tall = height_of(corners)
         margin = max(10.0, 0.8 * tall)
-        left, top = np.maximum(np.floor(corners.min(0) - margin), 0).astype(int)
-        right, bottom = np.minimum(np.ceil(corners.max(0) + margin), (width, height)).astype(int)
+        left, top = np.maximum(np.floor(corners.min(0) - margin), 0).astype(int).tolist()
+        right, bottom = np.minimum(np.ceil(corners.max(0) + margin), (width, height)).astype(int).tolist()
         if right - left < 4 or bottom - top < 4:
             return 0.0, 0.0
         crop = np.s_[top:bottom, left:right]
         text = np.zeros((bottom - top, right - left), np.uint8)
         cv2.fillConvexPoly(text, (corners - (left, top)).round().astype(np.int32), 1)
         around = (cv2.dilate(here.covered[crop], np.ones((5, 5), np.uint8)) == 0) & (there.covered[crop] == 0)
-        mine = here.grey[crop]
-        stays = _agreement(mine, there.grey[crop], text > 0) or 0.0
-        still = _agreement(mine, there.grey[crop], around, TEXTURE)
+        mine, theirs = gradient(here.grey[crop]), gradient(there.grey[crop])
+        strokes, scene = edges_of(mine, text > 0), edges_of(mine, around, TEXTURE)
+        stays, still = agreement(strokes, theirs) or 0.0, agreement(scene, theirs)
         if stays >= SAME:
             moves = self._moves if self._moves is not None else self.changed >= 0.6
             if moves and (self.changed >= 0.6 or (still is not None and still < OTHER)):
                 return STRONG, stays
             return (0.5 if still is not None and still < OTHER else 0.0), stays  # something moves behind it, or past it
-        follows, steady, far = self._carried(corners, mine, (int(left), int(top)), text > 0, around)
+        follows, steady, far = self._carried(corners, strokes, scene, (left, top, right, bottom))
         if follows is not None and far > MOVED and follows >= SAME and follows > stays + 0.15:
             return -STRONG, stays
         if stays < OTHER and (follows is None or follows < OTHER):
@@ -254,10 +238,10 @@ class _Pair:
         return 0.0, stays
 
     def _carried(
-        self, corners: np.ndarray, mine: np.ndarray, origin: tuple[int, int], text: np.ndarray, around: np.ndarray
+        self, corners: np.ndarray, strokes: Edges | None, scene: Edges | None, rect: tuple[int, int, int, int]
     ) -> tuple[float | None, float | None, float]:
         """Agreement of text and surroundings with where the camera carried them (None where it is out of sight), and
-        how far in px that is."""
+        how far in px that is. The edges are those within rect: left, top, right, bottom."""
         camera = self.camera
         if camera is None:
             return None, None, 0.0
@@ -265,129 +249,16 @@ class _Pair:
         height, width = self._there.grey.shape
         if (carried < 0).any() or (carried >= (width, height)).any():
             return None, None, 0.0
-        back = np.array([[1, 0, -origin[0]], [0, 1, -origin[1]], [0, 0, 1.0]]) @ np.linalg.inv(camera)
-        size = (mine.shape[1] + 2 * 2, mine.shape[0] + 2 * 2)
-        back = np.array([[1, 0, 2], [0, 1, 2], [0, 0, 1.0]]) @ back
-        theirs = cv2.warpPerspective(self._there.grey, back, size, borderMode=cv2.BORDER_REPLICATE)
-        best: tuple[float, float | None] = (-1.0, None)
-        for down in range(5):  # the plane of the text is not that of the scene: up to 2 px off
-            for across in range(5):
-                moved = theirs[down : down + mine.shape[0], across : across + mine.shape[1]]
-                agrees = _agreement(mine, moved, text) or 0.0
-                if agrees > best[0]:
-                    best = agrees, _agreement(mine, moved, around, TEXTURE)
-        return best[0], best[1], float(np.linalg.norm(carried - corners, axis=1).max())
-
-
-def _agreement(mine: np.ndarray, theirs: np.ndarray, where: np.ndarray, least: float | None = None) -> float | None:
-    """Share, 0-1, of the edges of `mine` that are in `theirs` with the same direction and strength.
-
-    [H, W] uint8 both; edges weaker than `least` (default: a third of the strong ones) do not count. None where there
-    are next to none.
-    """
-    ax, ay = _gradient(mine)
-    square = ax * ax + ay * ay
-    if least is None:
-        inside = square[where]
-        if not inside.size:
-            return None
-        least = max(3.0, 0.4 * float(np.sqrt(np.percentile(inside, 95))))
-    strong = where & (square > least * least)
-    if np.count_nonzero(strong) < FEW_EDGES:
-        return None
-    bx, by = _gradient(theirs)
-    share = np.clip((ax[strong] * bx[strong] + ay[strong] * by[strong]) / square[strong], 0, 1)
-    return float(np.average(share, weights=np.sqrt(square[strong])))
-
-
-def _gradient(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two [H, W] float32, codes per px."""
-    return (
-        cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
-        cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
-    )
-
-
-def _place(line: tuple[float, float, float, float], angle: float, crispness: float) -> _Place:
-    """line: left, top, right, bottom as shares of the picture; angle: degrees from upright; crispness: 0-1."""
-    left, top, right, bottom = line
-    across, down, wide, tall = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    centred = abs(across - 0.5) < 0.05
-    kind: Kind = "overlay"
-    score = -1.0
-    if (down > 0.8 or down < 0.15) and (wide > 0.9 or (wide > 0.3 and (left < 0.02 or right > 0.98))):
-        score = 0.0  # a line that runs through the picture
-    elif centred and down > 0.68 and tall < 0.14:
-        kind, score = "subtitle", 0.5
-    elif (left < 0.1 or right > 0.9) and (top < 0.1 or bottom > 0.9) and wide < 0.4 and tall < 0.15:
-        kind, score = "watermark", 0.25
-    elif centred or (down > 0.7 and 0.02 < left < 0.15):
-        score = -0.5
-    return _Place(score + 4.0 * (crispness - 0.62) - (1.0 if angle > 3 else 0.0), kind)
-
-
-def _crispness(rgb: np.ndarray, corners: np.ndarray) -> float:
-    """0-1: strokes of one extreme colour with edges as sharp as pixels allow, as graphics have and lenses do not."""
-    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
-    right, bottom = np.ceil(corners.max(0)).astype(int) + 1
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
-    if min(grey.shape) < 4:
-        return 0.5
-    low, high = np.percentile(grey, (3, 97))
-    contrast = float(high - low)
-    if contrast < 16:
-        return 0.3
-    gx, gy = _gradient(grey)
-    steep = float(np.percentile(np.sqrt(gx * gx + gy * gy), 97)) / contrast  # 0.5 at most: Sobel spans two px
-    extreme = max(high / 255, 1 - low / 255)
-    return float(np.clip(2.2 * steep, 0, 1) * 0.6 + np.clip((extreme - 0.75) * 4, 0, 1) * 0.4)
-
-
-def _angle(corners: np.ndarray) -> float:
-    """Degrees between the long sides and the nearest of the picture's axes."""
-    sides = (corners[1] - corners[0], corners[3] - corners[0])
-    long = max(sides, key=lambda side: float(np.linalg.norm(side)))
-    turned = np.degrees(np.arctan2(long[1], long[0])) % 90
-    return float(min(turned, 90 - turned))
-
-
-def _height(corners: np.ndarray) -> float:
-    return float(min(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])))
-
-
-def _overlap(one: np.ndarray, two: np.ndarray) -> float:
-    """Intersection over the smaller of the two bounding rectangles."""
-    low, high = np.maximum(one.min(0), two.min(0)), np.minimum(one.max(0), two.max(0))
-    if (high <= low).any():
-        return 0.0
-    least = min(float(np.ptp(one, axis=0).prod()), float(np.ptp(two, axis=0).prod()))
-    return float((high - low).prod()) / max(least, 1e-6)
-
-
-def share(shape: tuple[int, int], boxes: Sequence[np.ndarray]) -> float:
-    """Share of a picture of shape (height, width) that the polygons cover together."""
-    if not boxes:
-        return 0.0
-    scale = min(1.0, 256 / max(shape))
-    mask = np.zeros([max(1, round(side * scale)) for side in shape], np.uint8)
-    for corners in boxes:
-        cv2.fillConvexPoly(mask, (corners * scale * 16).round().astype(np.int32), 1, shift=4)
-    return float(mask.mean())
-
-
-def row_boxes(shape: tuple[int, int], boxes: Sequence[TextBox]) -> list[dict[str, Any]]:
-    """As the BOXES columns hold them: upright rectangles in shares of the picture."""
-    height, width = shape
-    rows = []
-    for corners, kind in boxes:
-        (left, top), (right, bottom) = np.clip([corners.min(0), corners.max(0)], 0, (width, height))
-        rows.append(
-            {
-                "x": float(left / width),
-                "y": float(top / height),
-                "w": float((right - left) / width),
-                "h": float((bottom - top) / height),
-                "kind": kind,
-            }
+        slack = 2  # px that a text may be off, as its plane is not that of the scene
+        left, top, right, bottom = rect
+        back = np.array([[1, 0, slack - left], [0, 1, slack - top], [0, 0, 1.0]]) @ np.linalg.inv(camera)
+        size = (right - left + 2 * slack, bottom - top + 2 * slack)
+        theirs = gradient(cv2.warpPerspective(self._there.grey, back, size, borderMode=cv2.BORDER_REPLICATE))
+        shifts = [(down, across) for down in range(2 * slack + 1) for across in range(2 * slack + 1)]
+        agree = [agreement(strokes, theirs, *shift) or 0.0 for shift in shifts]
+        best = int(np.argmax(agree))
+        return (
+            agree[best],
+            agreement(scene, theirs, *shifts[best]),
+            float(np.linalg.norm(carried - corners, axis=1).max()),
         )
-    return rows
