@@ -6,7 +6,7 @@ Each line of the table is one child process; time starts when its imports are do
 of any use: it loads the needed columns of all files at once and filters them with pyarrow, to a table of clip_id and
 kept, without reasons, funnel, overrides or atomic replacement.
 
-Near-duplicates are decided of vectors of 16 numbers, half of them near another one: `first` finds the pairs
+Near-duplicates are decided of vectors of 32 numbers, half of them near another one: `first` finds the pairs
 (benchmarks/duplicates_scale.py says what that costs at the size of real vectors), `threshold moved` reads them.
 """
 
@@ -169,14 +169,14 @@ def embed(random, clip_ids, folder: str, number: int) -> None:
     from orchestration.storage import Storage
 
     os.makedirs(folder, exist_ok=True)
-    vectors = np.repeat(random.normal(size=(len(clip_ids) // 2, 16)), 2, axis=0)
+    vectors = np.repeat(random.normal(size=(len(clip_ids) // 2, 32)), 2, axis=0)
     vectors = (vectors + 0.15 * random.normal(size=vectors.shape)).astype(np.float16)
-    offsets = pa.array(np.arange(0, vectors.size + 1, 16), pa.int32())
+    offsets = pa.array(np.arange(0, vectors.size + 1, 32), pa.int32())
     pairs = pa.StructArray.from_arrays(
         [clip_ids, pa.ListArray.from_arrays(offsets, vectors.ravel())], ["clip_id", "vector"]
     )
     row = pa.ListArray.from_arrays(pa.array([0, len(clip_ids)], pa.int32()), pairs)
-    names = [pa.array([text]) for text in (f"{number:032x}", f"{number:032x}", "embedding:1:16")]
+    names = [pa.array([text]) for text in (f"{number:032x}", f"{number:032x}", "embedding:1:32")]
     pq.write_table(pa.table([*names, row], embeddings(Storage(folder)).schema), f"{folder}/pack-{number}.parquet")
 
 
@@ -222,7 +222,7 @@ def clips(random, begin: int, count: int, schema):
         "cut": np.full(count, "copy"),
         "cut_reason": pa.nulls(count, pa.string()),
         "camera_motion": random.choice(["static", "pan", "tilt", "zoom", "shake"], count),
-        "embedding": np.full(count, "sixteen"),
+        "embedding": np.full(count, "thirty-two"),
     }
     absent = [pa.nulls(count, field.type) if field.name not in columns else columns[field.name] for field in schema]
     return pa.table(absent, schema=schema)

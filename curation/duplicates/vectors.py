@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from orchestration.errors import RushesError
 
 _BLOCK = 4096  # vectors moved at a time
+_MAPPED = 1024  # vectors read through one mapping
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,14 @@ class Vectors:
         return len(self.clip_ids)
 
     def raw(self, rows: np.ndarray | slice) -> np.ndarray:
-        """[len(rows), D] float16. The file is mapped for this call only: what was read does not pile up in memory."""
-        if not len(self):
-            return np.zeros((0, self.width), np.float16)
-        return np.array(np.memmap(self.path, np.float16, "r", shape=(len(self), self.width))[rows])
+        """[len(rows), D] float16."""
+        rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        found = np.empty((len(rows), self.width), np.float16)
+        for start in range(0, len(rows), _MAPPED):
+            # Mapped anew each time: what was read, and what the system reads around it, does not pile up in memory.
+            file = np.memmap(self.path, np.float16, "r", shape=(len(self), self.width))
+            found[start : start + _MAPPED] = file[rows[start : start + _MAPPED]]
+        return found
 
     def rows(self, rows: np.ndarray | slice) -> np.ndarray:
         """[len(rows), D] float32 of unit length."""
@@ -41,7 +46,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """[n, D] float32 of length 1; NaN where a vector has no direction."""
     vectors = vectors.astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def gather(tables: Iterable[pa.Table], folder: Path) -> Vectors:
