@@ -471,8 +471,11 @@ def summary(side: int, results: list[Result]) -> str:
 
 
 def by_group(results: list[Result]) -> Iterator[str]:
-    yield "| clips | n | area precision | recall | called overlay | by overlap alone | found text of the right kind |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| clips | n | area precision | recall | called overlay | by overlap alone "
+        "| median overlay_text | found text of the right kind |"
+    )
+    yield "|" + "---|" * 8
     for group in dict.fromkeys(r.clip.group for r in results):
         some = [r for r in results if r.clip.group == group]
         area = np.sum([r.area for r in some], axis=0)
@@ -484,6 +487,7 @@ def by_group(results: list[Result]) -> Iterator[str]:
         exact = sum(truth == said for truth, said in kinds)
         yield (
             f"| {group} | {len(some)} | {ratio(area[3], area[2])} | {ratio(area[1], area[0])} | {seen} | {base} "
+            f"| {np.median([r.overlay_text for r in some]):.3f} "
             f"| {right}/{len(kinds)} (exactly {exact}) |"
         )
 
