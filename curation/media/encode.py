@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,7 +256,17 @@ def encoder_options(config: CutConfig, interlaced: bool) -> dict[str, str]:
     options = {"preset": config.preset or "veryfast", "crf": quality}
     if config.codec == "libx265":
         return options | {"x265-params": "pools=none:frame-threads=1:log-level=error"}
+    options |= {"x264-params": "asm=AVX2"} if _has_avx512() else {}
     return options | ({"flags": "+ilme+ildct"} if interlaced else {})
+
+
+@cache
+def _has_avx512() -> bool:
+    """x264's AVX-512 code is not repeatable: the same frames give other bytes, depending on what lay in memory before."""
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
 
 
 class PictureFormat:

@@ -15,6 +15,7 @@ from curation.scorers.embedding import Embedding
 from curation.scorers.exposure import Exposure
 from curation.scorers.faces import Faces
 from curation.scorers.freeze import Freeze
+from curation.scorers.labels import Labels
 from curation.scorers.motion import Motion
 from curation.scorers.nsfw import Nsfw
 from curation.scorers.sharpness import Sharpness
@@ -36,6 +37,7 @@ AnyScorer = Annotated[
         Brisque,
         Faces,
         Aesthetic,
+        Labels,
     ],
     Field(discriminator="kind"),
 ]
