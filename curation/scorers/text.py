@@ -93,7 +93,7 @@ def _score(view: ClipView, text: list[list[TextBox]], read: Reader | None) -> di
             np.mean([share(s, [b.corners for b in t if b.kind in kinds]) for s, t in zip(shapes, text, strict=True)])
         )
 
-    middle = len(view.pictures) // 2
+    middle = next(place for place, picture in enumerate(view.pictures) if picture is view.middle)
     ordered = sorted(text[middle], key=lambda box: (box.corners[:, 1].mean(), box.corners[:, 0].min()))
     return {
         "text_area": covered("scene", "overlay", "subtitle", "watermark"),
