@@ -16,6 +16,8 @@ export INPUT OUTPUT
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Two at a time, each file's tests by one process; ARGS="-n 0" runs them one by one.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 SAMPLES := $(or $(RUSHES_SAMPLES),.cache/samples)
 
 ifneq ($(filter curate,$(MAKECMDGOALS)),)
@@ -54,10 +56,10 @@ else
 endif
 
 test: check ## check, then the fast tests, with the 20 slowest named
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(VENV)/.dev ## kill matrices, soaks, whole films
-	$(BIN)/python -m pytest -m slow --timeout 2700 $(ARGS)
+	$(PYTEST) -m slow --timeout 2700 $(ARGS)
 
 check: $(VENV)/.dev ## ruff, pyright and the import rules
 	$(BIN)/ruff check
