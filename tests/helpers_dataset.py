@@ -335,7 +335,7 @@ def _select(storage: Storage, clips: list[dict[str, Any]], hostile: str, seen: b
 def _drop_near_duplicates(storage: Storage, rows: list[dict[str, Any]]) -> int:
     """Groups of 1 to 12 clips go for the kept one before them; every fifth similarity is not stored."""
     kept = [row for row in rows if row["kept"]]
-    pairs, start, size = [], 0, 12
+    pairs, start, size = [], 0, min(12, len(kept) // 4)
     while size and start + size < len(kept) // 2:
         for order, row in enumerate(kept[start + 1 : start + 1 + size]):
             row |= {"kept": False, "drop_reason": NEAR_DUPLICATE, "drop_reasons": [NEAR_DUPLICATE]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_dataset import SCORES, STAGES, THRESHOLDS, write_dataset
+from helpers_dataset import SCORES, SEEN, STAGES, THRESHOLDS, write_dataset
 
 from curation.report.page import Amounts, curation_page
 from orchestration.report import LIMIT, build_report
@@ -50,10 +50,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     root = tmp_path_factory.mktemp("dataset")
     files = [samples / "bikes.mp4", samples / "bigbuckbunny.mp4"]
     failures = [(HOSTILE, HOSTILE), ("javascript:alert(1)", "no video"), ("s3://b/\u202e4pm.exe", "no video")]
-    funnel = write_dataset(root, videos=6, files=files, failures=failures, hostile=HOSTILE)
+    funnel = write_dataset(root, videos=6, files=files, failures=failures, hostile=HOSTILE, seen=True)
     page = curation_page(
         Storage(root),
-        columns=SCORES,
+        columns=(*SCORES, *SEEN),
         thresholds=THRESHOLDS,
         funnel=funnel,
         stages=[*STAGES, {"name": HOSTILE, "seconds": 1.0}],
@@ -135,7 +135,7 @@ def test_clips_are_walked_and_opened_by_keyboard(page: Any):
     assert detail.get_attribute("open") is not None
     assert second in detail.inner_text()
     assert re.search(rf"rushes explain \S*dataset\S* {second}", detail.inner_text())
-    assert detail.locator("tbody tr").count() == len(SCORES)
+    assert detail.locator("tbody tr").count() == len(SCORES) + len(SEEN)
     page.keyboard.press("k")
     assert detail.get_attribute("data-key") == first
     page.keyboard.press("Escape")
@@ -157,6 +157,61 @@ def test_the_theme_is_switched_and_remembered(page: Any):
     assert background() == dark
     page.click("#theme")
     assert background() == light
+
+
+def test_boxes_lie_on_their_picture_and_are_hidden_by_key_and_button(page: Any):
+    def shown() -> bool:
+        return page.eval_on_selector("#curation-people .boxes", "svg => getComputedStyle(svg).display") != "none"
+
+    assert shown()
+    shapes = page.eval_on_selector_all(
+        ".tile .boxes",
+        """all => Promise.all(all.map(async (svg) => {
+          const image = svg.parentElement.querySelector("img"), view = svg.viewBox.baseVal;
+          image.loading = "eager";
+          await image.decode();
+          const inside = [...svg.querySelectorAll("path")].map((path) => path.getBBox()).every((box) =>
+            Math.min(box.x, box.y, view.width - box.x - box.width, view.height - box.y - box.height) > -0.11);
+          const sides = (element) => ["left", "top", "width", "height"].map((s) => element.getBoundingClientRect()[s]);
+          return {
+            inside,
+            same: String(sides(svg)) === String(sides(image)),
+            fit: getComputedStyle(image).objectFit + svg.preserveAspectRatio.baseVal.align,
+            shape: view.width === image.naturalWidth && view.height === image.naturalHeight,
+          };
+        }))""",
+    )
+    assert len(shapes) > 10
+    expected = {"same": True, "fit": "contain6", "shape": True, "inside": True}  # xMidYMid, as pictures are fitted
+    assert all(shape == expected for shape in shapes)
+    page.keyboard.press("b")
+    assert not shown()
+    assert page.get_attribute("#boxes", "aria-pressed") == "false"
+    page.reload()
+    assert not shown()
+    page.click("#boxes")
+    assert shown()
+    page.keyboard.press("?")
+    assert "show or hide the boxes" in page.inner_text("#keys")
+    page.keyboard.press("Escape")
+
+
+def test_the_details_show_the_boxes_while_no_preview_plays(page: Any):
+    page.evaluate("document.querySelector('.has-preview .boxes').parentElement.click()")
+    screen = page.locator("#detail .screen")
+    eventually(page, lambda: page.locator("#detail video").count() == 1)
+    assert not screen.locator(".boxes").is_visible()
+    page.keyboard.press("Space")
+    eventually(page, lambda: screen.locator(".boxes").is_visible())
+    assert screen.locator(".boxes path").count() >= 2
+    assert "Boxes" in page.inner_text("#detail .facts")
+
+
+def test_near_duplicates_stand_behind_the_clip_that_is_kept(page: Any):
+    group = page.locator("#curation-duplicates .group").first
+    assert group.locator(".tile").first.locator(".badge").text_content() == "kept"
+    assert "kept" in group.locator(".tile").first.get_attribute("class")
+    assert group.locator(".tile.dropped").count() == group.locator(".tile").count() - 1
 
 
 def test_the_filter_narrows_down(page: Any):
@@ -192,6 +247,9 @@ def test_decisions_are_downloaded_as_overrides(page: Any):
 def test_hostile_text_is_text(page: Any):
     assert page.title() == "Rushes & <b>dailies</b>"
     assert page.locator("img:not([src^='data:image/jpeg'])").count() == 0
+    kinds = page.eval_on_selector_all(".boxes path", "all => all.map(path => path.getAttribute('class'))")
+    assert set(kinds) <= {"halo", "scene", "overlay", "subtitle", "watermark", "face", "person", "other"}
+    assert "other" in kinds
     assert page.locator("a[href^=javascript], [onerror]").count() == 0
     assert "<script>document.title='owned'</script>" in page.inner_text("#curation-failures")
     tile = page.locator(".tile").filter(has_text="document.title='owned'").first
