@@ -124,7 +124,7 @@ def _measure(config: CurateConfig, chosen: list[Listed], size: int, console: Con
 def _scan(config: CurateConfig, sandbox: Sandbox, cascade: Cascade, path: Path, folder: Path) -> None:
     """The work of a scan of one video, less cutting and committing."""
     settings = {"config": config.decode.model_dump(mode="json"), "plan": config.plan.model_dump(mode="json")}
-    tracks = load_tracks(folder, sandbox.run("decode", path=str(path), folder=str(folder), **settings))
+    tracks = load_tracks(folder, sandbox.run("decode", None, path=str(path), folder=str(folder), **settings))
     clips = []
     for span in config.shots.shots(tracks):
         start_s, end_s = tracks.seconds(span)

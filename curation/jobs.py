@@ -20,15 +20,15 @@ from curation.report import previews
 from curation.scorers import AnyScorer
 from curation.shots.adaptive import Adaptive
 from curation.stills import StillsMeter
-from curation.video import Frame, Scorer, Span, VideoInfo
+from curation.video import Frame, Span, VideoInfo
 
 
 def warm() -> None:
     """Let libraries do now, by measuring two made-up frames, what they leave to their first use: jobs are forked."""
     cv2.setNumThreads(1)
     info = VideoInfo("h264", "mov", 320, 192, 1.0, 0, 1.0, "yuv420p", 8, False, False, "")
-    scorers = tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0]) if issubclass(scorer, Scorer))
-    meters = [*MeasurePlan(shots=Adaptive(), scorers=scorers).meters(info).values(), StillsMeter()]
+    plan = MeasurePlan(shots=Adaptive(), scorers=tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0])))
+    meters = [*plan.meters(info).values(), StillsMeter()]
     noise = np.random.default_rng(0)
     for index in range(2):
         y, u, v = (noise.integers(16, 235, shape, np.uint8) for shape in ((192, 320), (96, 160), (96, 160)))

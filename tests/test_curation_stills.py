@@ -28,7 +28,10 @@ def decoded(path: Path, folder: Path) -> Tracks:
 def row_of(path: Path, tracks: Tracks, span: Span) -> dict[str, Any]:
     info = tracks.info
     return {
-        **{"clip_id": "clip", "uri": str(path), "start_frame": span.start, "end_frame": span.end},
+        "clip_id": "clip",
+        "uri": str(path),
+        "start_frame": span.start,
+        "end_frame": span.end,
         **{name: getattr(info, name) for name in ("rotation", "pixel_aspect", "interlaced", "hdr", "width", "height")},
         **Borders().score(tracks, span),
     }
@@ -47,7 +50,7 @@ def row_of(path: Path, tracks: Tracks, span: Span) -> dict[str, Any]:
         {"sar": "1/2", "rotation": 90},
         {"filters": "scale=out_range=full", "extra": ("-color_range", "pc")},
         {"size": (360, 240), "filters": "drawbox=0:0:iw:30:black:fill,drawbox=0:ih-30:iw:30:black:fill"},
-        {"rotation": 90, "size": (360, 240), "filters": "drawbox=0:0:40:ih:black:fill,drawbox=iw-60:0:60:ih:black:fill"},
+        {"rotation": 90, "size": (360, 240), "filters": "drawbox=0:0:40:ih:black:fill,drawbox=300:0:60:ih:black:fill"},
         {"pix_fmt": "yuv420p10le", "codec": "hevc"},
         {"codec": "ffv1", "pix_fmt": "rgb24"},
     ],

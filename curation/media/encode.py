@@ -262,7 +262,7 @@ def encoder_options(config: CutConfig, interlaced: bool) -> dict[str, str]:
 
 @cache
 def _has_avx512() -> bool:
-    """x264's AVX-512 code is not repeatable: the same frames give other bytes, depending on what lay in memory before."""
+    """x264's AVX-512 code is not repeatable: the same frames give other bytes, by what lay in memory before."""
     try:
         return " avx512f " in Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
