@@ -74,7 +74,7 @@ report: $(VENV)/.runtime ## write the report of the data set OUTPUT anew
 	@$(BIN)/rushes report $(CONFIG) "output=$$OUTPUT" $(ARGS)
 
 bench: $(VENV)/.dev ## run every benchmark
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove .venv, the sample videos and all caches; data/ stays
 	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
