@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -176,6 +176,22 @@ def report_others(films: Scan) -> None:
         values = found[kind]
         counts = [f"{(rounded(values) >= rounded(limit)).sum():,}" for limit in THRESHOLDS]
         row(kind, [f"{len(values):,}", *counts, f"{max(values):.3f}", highest[kind]] if values else ["0"])
+    drops = [dropped(films, cosine, look, limit) for limit in THRESHOLDS]
+    for kind in RELATIONS:
+        row(f"dropped clips: {kind}", [str(len(films.clips)), *(str(drop[kind]) for drop in drops), "", ""])
+
+
+def dropped(films: Scan, cosine: np.ndarray, look: Look, limit: float) -> Counter[str]:
+    """How many clips go where the longer one stays, by what they have most in common with one that does."""
+    found: Counter[str] = Counter()
+    stay: list[int] = []
+    for place in sorted(range(len(films.clips)), key=lambda place: -films.clips[place]["duration_s"]):
+        alike = [other for other in stay if cosine[place, other] >= rounded(limit)]
+        if alike:
+            found[min((look.relation(place, other) for other in alike), key=RELATIONS.index)] += 1
+        else:
+            stay.append(place)
+    return found
 
 
 SAME, TAKE, SCENE, OTHER = RELATIONS = (
