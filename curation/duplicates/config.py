@@ -16,7 +16,7 @@ _BEST = ("crop_h", "-overlay_text", "duration_s", "sharpness")
 class NearDuplicates(Config):
     """Of clips that are `threshold` or more alike (cosine of their embeddings) the best one stays.
 
-    What a number means depends on the model: docs/scorers.md has measured thresholds.
+    What a number means depends on the model: docs/duplicates.md has measured thresholds.
     """
 
     threshold: float = Field(default=0.85, gt=0, le=1)
