@@ -40,7 +40,7 @@ class Brisque(PictureScorer):
                 "brisque",
                 pa.float32(),
                 "0-100, low is good",
-                "distortion of natural statistics (blur, noise, blocks; drawn pictures too), median of the pictures",
+                "distortion of natural statistics (blur, noise, blocks; empty pictures too), median of the pictures",
                 "Mittal et al. 2012, the model of the package brisque (trained on LIVE)",
             ),
         )
