@@ -106,9 +106,11 @@ def _pair(lengths: np.ndarray, detail: np.ndarray) -> tuple[float, float]:
 
 def _corners(upright: np.ndarray, level: np.ndarray) -> int:
     height, width = min(upright.shape[0], level.shape[0]), min(upright.shape[1], level.shape[1])
+    if not height or not width:
+        return 0
     around = np.ones((5, 5), np.uint8)
     meet = [cv2.dilate(lines[:height, :width].astype(np.uint8), around) for lines in (upright, level)]
-    return cv2.connectedComponents(cv2.bitwise_and(*meet))[0] - 1 if height and width else 0
+    return cv2.connectedComponents(cv2.bitwise_and(*meet))[0] - 1
 
 
 def _flat(luma: np.ndarray) -> float:

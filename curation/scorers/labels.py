@@ -39,29 +39,30 @@ class Classifier(NamedTuple):
     weights: Mapping[str, float]  # of signals, 0-1 each, see `signals`
 
 
-# Fitted by benchmarks/labels.py --fit, no weight below 0: a signal is evidence for a label, or none.
+# Fitted by benchmarks/labels.py --fit. No weight is below 0: a signal is evidence for a label, or none. Each plain
+# defect is low quality by itself.
 CLASSIFIERS: dict[str, Classifier] = {
     "label_editing": Classifier(
-        -1.2, {"seam": 2.7, "pair of seams": 0.9, "soft sides": 0.8, "corners": 2.0, "overlay": 2.2}
+        -1.1, {"seam": 2.7, "pair of seams": 0.9, "soft sides": 0.8, "corners": 2.4, "overlay": 2.3}
     ),
-    "label_disconnected_motion": Classifier(-2.2, {"jump": 2.8, "frozen": 3.7}),
+    "label_disconnected_motion": Classifier(-2.2, {"jump": 3.9, "frozen": 3.7}),
     "label_low_quality": Classifier(
-        -1.8,
+        -1.9,
         {
-            "soft": 3.3,
-            "blown up": 1.5,
-            "unnatural": 1.1,
+            "soft": 3.1,
+            "blown up": 1.6,
+            "unnatural": 1.6,
             "blocky": 2.5,
-            "noisy": 2.9,
-            "dark": 0.8,
-            "bright": 1.7,
-            "shaken": 2.3,
+            "noisy": 3.0,
+            "dark": 2.5,
+            "bright": 2.5,
+            "shaken": 2.5,
         },
     ),
-    "label_lecture": Classifier(-2.0, {"talking head": 4.1, "face on a drawing": 3.6}),
-    "label_text_dominated": Classifier(-3.0, {"text": 5.0, "lines of text": 1.9}),
+    "label_lecture": Classifier(-2.5, {"talking head": 4.5, "face on a drawing": 4.3}),
+    "label_text_dominated": Classifier(-2.9, {"text": 5.1, "lines of text": 1.7}),
     "label_screenshot": Classifier(
-        -2.7, {"lines about text": 4.7, "few colours": 0.1, "flat": 0.7, "drawn text": 1.0, "lines of text": 1.6}
+        -2.2, {"lines about text": 4.5, "few colours": 1.5, "drawn text": 0.8, "lines of text": 1.4}
     ),
 }
 
@@ -116,6 +117,7 @@ def signals(row: Mapping[str, Any], seen: Graphics) -> dict[str, float]:
     not_text = 1 - column("text_area", 0.01, 0.05)
     blocky = column("blockiness", 0.2, 0.45)
     sharpness = row.get("sharpness")
+    octaves = None if sharpness is None else -math.log2(max(sharpness, 0.1))
     faces = row.get("faces")
     return {
         "seam": _ramp(seen.seam, 0.3, 0.8),
@@ -125,8 +127,8 @@ def signals(row: Mapping[str, Any], seen: Graphics) -> dict[str, float]:
         "overlay": column("overlay_text", 0.01, 0.05),
         "jump": _ramp(seen.jump, 0.35, 0.9),
         "frozen": column("freeze", 0.15, 0.6),
-        "soft": _ramp(None if sharpness is None else -math.log2(max(sharpness, 0.1)), -math.log2(12), -2),
-        "blown up": _ramp(seen.detail and -seen.detail, -0.5, -0.4),
+        "soft": _ramp(octaves, -math.log2(12), -2),
+        "blown up": _ramp(seen.detail and -seen.detail, -0.5, -0.4) * _ramp(octaves, -4, -3),
         "unnatural": column("brisque", 50, 75) * (1 - drawn) * not_text,
         "blocky": blocky,
         "noisy": _ramp(seen.noise, 1, 5) * (1 - drawn) * not_text,
