@@ -219,8 +219,10 @@ def test_sheets_show_the_clips_with_the_highest_values(tmp_path: Path):
         values = [clips[key][name] for key in keys]
         assert values == sorted(values, reverse=True)
         assert len(keys) == (6 if name.startswith("label_") else 12)
-        assert len({key[:16] for key in keys}) == len(keys)  # of different videos
-        assert max(clip[name] or 0 for clip in clips.values()) == values[0]
+        highest = sorted((clip[name] for clip in clips.values() if clip[name]), reverse=True)
+        assert values[0] == highest[0]
+        assert values[-1] >= 0.8 * highest[len(keys) - 1]  # a little lower for the sake of different videos
+        assert len({key[:16] for key in keys}) > len(keys) // 2
         if name.startswith("label_"):
             likely = sum((clip[name] or 0) >= 0.5 for clip in clips.values())
             assert part.count('<span class="badge">≥ 0.5</span>') == sum(value >= 0.5 for value in values)

@@ -12,6 +12,7 @@ from curation.report.tiles import Gallery
 from curation.video import Column
 
 LABEL = "label_"
+NEARLY = 0.8
 LIKELY = 0.5  # of what lies between 0 and 1
 
 
@@ -48,9 +49,11 @@ def ranked(columns: Sequence[Column]) -> dict[str, float | None]:
 
 
 def chosen(survey: ClipSurvey, column: str, size: int) -> list[Place]:
-    """The highest clips, of different videos where there are enough."""
+    """The highest clips; of those that are nearly as high as the last one, such as are of different videos."""
     group = survey.highest.get(column)
-    return spread([(clip_id, place) for *_, clip_id, place in group.items], size) if group else []
+    items = group.items if group else []
+    least = NEARLY * -items[:size][-1][0] if items else 0.0  # priorities are negated values
+    return spread([(clip_id, place) for priority, _, clip_id, place in items if -priority >= least], size)
 
 
 def spread(items: Sequence[tuple[str, Place]], size: int) -> list[Place]:

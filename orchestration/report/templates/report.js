@@ -211,7 +211,7 @@ const report = (() => {
       }
       const { name, unit, doc, rule } = fields[at];
       return make("tr", { class: state ?? "" },
-        make("th", { scope: "row", title: doc }, name),
+        make("th", { scope: "row", title: doc }, ...name.split(/(?<=_)/).flatMap((part) => [part, make("wbr")])),
         make("td", { class: "value" }, value ?? "–", value && unit ? make("small", {}, " " + unit) : null),
         make("td", { class: "rule" }, rule),
         meter);
@@ -238,7 +238,7 @@ const report = (() => {
       make("div", { class: "detail-body" }, side,
         make("div", {},
           rows.length
-            ? make("table", {}, make("thead", {}, make("tr", {}, ...["Score", "Value", "Rule", "Percentile"].map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows))
+            ? make("table", {}, make("thead", {}, make("tr", {}, ...["Score", "Value", "Rule", "Percentile"].map((head) => make("th", { scope: "col", class: head.toLowerCase() }, head)))), make("tbody", {}, ...rows))
             : make("p", { class: "note" }, "This clip is not in the report's sample; the command below shows all its scores."),
           command ? make("button", { type: "button", class: "command copy", "data-copy": command, title: "Copy the command" }, command) : null)));
     screen.hidden = !image && !playing;
