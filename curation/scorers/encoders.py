@@ -83,18 +83,7 @@ class Encoder:
 def encoder(model: str, pretrained: str | None, device: str) -> Encoder:
     """The process's only instance. Raises RushesError where weights cannot be had."""
     where = torch_device(device)
-    return _efficientnet(where)[0] if model == DEFAULT else _open_clip(model, _weights(model, pretrained), where)
-
-
-def imagenet_probabilities(pictures: Sequence[np.ndarray], device: str) -> np.ndarray:
-    """[N, 1000] float32, ImageNet-1k's classes in its usual order, by EfficientNet-lite0.
-
-    Costs next to nothing for pictures that the embedding has seen just before.
-    """
-    shared, weight, bias = _efficientnet(torch_device(device))
-    logits = shared.features(pictures) @ weight.T + bias
-    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return chances / chances.sum(axis=1, keepdims=True)
+    return _efficientnet(where) if model == DEFAULT else _open_clip(model, _weights(model, pretrained), where)
 
 
 def check(model: str, pretrained: str | None, scorer: str) -> None:
@@ -138,9 +127,8 @@ def _weights(model: str, pretrained: str | None) -> str | None:
 
 
 @cache
-def _efficientnet(device: Any) -> tuple[Encoder, np.ndarray, np.ndarray]:
-    """EfficientNet-lite0 (Tan, Le, ICML 2019; Google's lite weights) up to its pooled features [1280], and weight
-    [1000, 1280] and bias [1000] of its classifier."""
+def _efficientnet(device: Any) -> Encoder:
+    """EfficientNet-lite0 (Tan, Le, ICML 2019; Google's lite weights) up to its pooled features [1280]."""
     import torch
 
     try:
@@ -166,8 +154,7 @@ def _efficientnet(device: Any) -> tuple[Encoder, np.ndarray, np.ndarray]:
         soft = cv2.GaussianBlur(square, (0, 0), SOFTEN)
         return torch.from_numpy((soft.astype(np.float32) - MEAN) / SPREAD).permute(2, 0, 1)
 
-    shared = Encoder(DEFAULT, prepare, lambda x: network.extract_features(x).mean((2, 3)), device)
-    return shared, network._fc.weight.cpu().numpy(), network._fc.bias.cpu().numpy()
+    return Encoder(DEFAULT, prepare, lambda x: network.extract_features(x).mean((2, 3)), device)
 
 
 def _fold_norms(network: Any) -> None:
