@@ -12,11 +12,11 @@ threshold that docs/scorers.md suggests for it. CPU seconds are this process's, 
 from __future__ import annotations
 
 import argparse
-import pickle
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +204,13 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
     if arguments.rows and arguments.rows.is_file():
-        rows = pickle.loads(arguments.rows.read_bytes())
+        rows = [Row(**row) for row in json.loads(arguments.rows.read_text())]
     else:
         measure = Measure()
         rows = [row for clip in all_clips() for row in measure(clip)]
         print(f"{len(rows)} clips, {time.process_time():.0f} CPU s; labels {measure.seconds / len(rows):.3f} a clip.\n")
         if arguments.rows:
-            arguments.rows.write_bytes(pickle.dumps(rows))
+            arguments.rows.write_text(json.dumps([asdict(row) for row in rows], default=float))
     whole = [row for row in rows if not row.kind.endswith(LONGEST)]
     if arguments.fit:
         for label in LABELS:
