@@ -30,6 +30,7 @@ class Cascade:
 
     def __init__(self, config: CurateConfig, overrides: Overrides):
         self._config, self._overrides = config, overrides
+        self._schema = pa.schema([field for field in clip_schema() if field.name != "thumbnail"])
         self._looks: dict[str, Look] = {}
         self.cpu_s: dict[str, float] = {}  # CPU seconds of each scorer in the last run, without its set-up
 
@@ -60,7 +61,7 @@ class Cascade:
     def _prospects(self, clips: list[dict[str, Any]], pending: set[str]) -> list[dict[str, Any]]:
         if self._config.score_all or not clips:
             return clips
-        table = pa.Table.from_pylist(clips, clip_schema())
+        table = pa.Table.from_pylist(clips, self._schema)
         config = self._config
         kept = could_be_kept(table, config.select, pending, damage=config.damage, overrides=self._overrides)
         return list(itertools.compress(clips, kept))

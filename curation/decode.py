@@ -28,11 +28,12 @@ from curation.media.packets import NONE
 from curation.media.pixels import matrix_of
 from curation.media.still import Still, read_still
 from curation.plan import MeasurePlan
-from curation.stills import STILLS, StillsMeter
+from curation.stills import JPEG, STILLS, StillsMeter
 from curation.video import Frame, Meter, Span, Tracks, VideoInfo
 from orchestration.config import Config
 
 BEAT_S = 1.0
+JPEGS = "stills.jpegs"  # file of the stills, beside the arrays
 YUV = {Colorspace.ITU709: "709", Colorspace.BT2020: "2020"}
 FASTEST = 240.0  # frames a second; a header that claims more does not stretch decode.max_hours
 
@@ -86,10 +87,10 @@ def decode(
     container, stream = _open(path, still, config.max_pixels)
     with container:
         if still is not None:
-            return _decode_still(still, container, stream, plan).save(folder)
+            return _decode_still(still, container, stream, plan, folder)
         checks = {"max_pixels": str(config.max_pixels), "err_detect": "crccheck+bitstream+buffer"}
         stream.codec_context.options = checks
-        recording = _Recording(container, stream, plan)
+        recording = _Recording(container, stream, plan, folder)
         begun = beat = time.monotonic()
         for frame, damaged in _frames(container, stream):
             recording.add(frame, damaged)
@@ -101,7 +102,7 @@ def decode(
                     raise DecodeFailed(f"too long: over {config.max_hours:g} hours (decode.max_hours)")
                 if now - begun > config.stall_s + config.slow_s * recording.count:
                     raise DecodeFailed(f"too slow: a frame takes over {config.slow_s:g} s (decode.slow_s)")
-        return recording.save(folder)
+        return recording.save()
 
 
 def load_tracks(folder: Path, result: dict[str, Any]) -> Tracks:
@@ -109,6 +110,8 @@ def load_tracks(folder: Path, result: dict[str, Any]) -> Tracks:
     meters: dict[str, dict[str, np.ndarray]] = {}
     for name, keys in result["meters"].items():
         meters[name] = {key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r") for key in keys}
+    stills = folder / JPEGS
+    meters[STILLS][JPEG] = np.memmap(stills, np.uint8, "r") if stills.stat().st_size else np.zeros(0, np.uint8)
     frames = meters.pop("frames")
     info = VideoInfo(**result["info"])
     return Tracks(info, frames["times"], result["end_time"], frames["damaged"], {**meters, "frames": frames})
@@ -144,13 +147,15 @@ def _open(path: str | Path, still: Still | None, max_pixels: int = MAX_PIXELS) -
         raise DecodeFailed(str(error)) from error
 
 
-def _decode_still(still: Still, container: InputContainer, stream: VideoStream, plan: MeasurePlan) -> _Recording:
-    recording = _Recording(container, stream, plan, still)
+def _decode_still(
+    still: Still, container: InputContainer, stream: VideoStream, plan: MeasurePlan, folder: Path
+) -> dict[str, Any]:
+    recording = _Recording(container, stream, plan, folder, still)
     try:
         recording.add(still.frame(container, stream), False)
     except NotVideo as error:
         raise DecodeFailed(str(error)) from error
-    return recording
+    return recording.save()
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
@@ -204,10 +209,18 @@ def _enough_memory(error: FFmpegError) -> None:
 
 
 class _Recording:
-    """Per-frame facts and meters of one video."""
+    """Per-frame facts and meters of one video; what it leaves lies in `folder`."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, plan: MeasurePlan, still: Still | None = None):
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        plan: MeasurePlan,
+        folder: Path,
+        still: Still | None = None,
+    ):
         self._container, self._stream, self._plan, self._still = container, stream, plan, still
+        self._folder, self._jpegs = folder, (folder / JPEGS).open("wb")
         self._info: VideoInfo | None = None
         self._meters: dict[str, Meter] = {}
         self._pts: list[int] = []  # NONE where a frame has no timestamp
@@ -236,7 +249,7 @@ class _Recording:
         if self._info is None:
             self._info = _video_info(self._container, self._stream, picture, shown, self._fps, self._still)
             self._size, self._format = (picture.width, picture.height), picture.format.name
-            self._meters = {**self._plan.meters(self._info), STILLS: StillsMeter()}
+            self._meters = {**self._plan.meters(self._info), STILLS: StillsMeter(self._jpegs)}
         changed = (picture.width, picture.height) != self._size or picture.format.name != self._format
         self._tick(NONE if picture.pts is None or self._still is not None else picture.pts)
         seconds = float(self._ticks[-1] * self._time_base)
@@ -265,7 +278,8 @@ class _Recording:
         self._ticks.append(now)
         self._pts.append(pts)
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    def save(self) -> dict[str, Any]:
+        self._jpegs.close()
         if self._info is None:
             raise DecodeFailed("damaged: no frame could be decoded")
         times = np.array(self._ticks, np.float64) * float(self._time_base)
@@ -283,7 +297,7 @@ class _Recording:
         }
         for name, arrays in saved.items():
             for key, array in arrays.items():
-                np.save(folder / f"{name}.{key}.npy", array)
+                np.save(self._folder / f"{name}.{key}.npy", array)
         info = asdict(self._info) | {"interlaced": self._interlaced * 2 > self.count}
         return {
             "info": info,

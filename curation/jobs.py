@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ def warm() -> None:
     cv2.setNumThreads(1)
     info = VideoInfo("h264", "mov", 320, 192, 1.0, 0, 1.0, "yuv420p", 8, False, False, "")
     plan = MeasurePlan(shots=Adaptive(), scorers=tuple(scorer() for scorer in get_args(get_args(AnyScorer)[0])))
-    meters = [*plan.meters(info).values(), StillsMeter()]
+    meters = [*plan.meters(info).values(), StillsMeter(io.BytesIO())]
     noise = np.random.default_rng(0)
     for index in range(2):
         y, u, v = (noise.integers(16, 235, shape, np.uint8) for shape in ((192, 320), (96, 160), (96, 160)))

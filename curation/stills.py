@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import IO
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from curation.scorers.sampling import Clock
 from curation.video import Frame, Picture, Span, Tracks, VideoInfo, within
 
 STILLS = "stills"  # the meter's name among the tracks
+JPEG = "jpeg"  # key of what its file holds, uint8
 RATE = 2.0  # a second; every clip of 1.5 s has three
 QUALITY = 95  # of JPEG: what it takes away is far below what scorers react to
 THUMBNAIL_WIDTH, THUMBNAIL_QUALITY = 224, 75
@@ -24,27 +26,28 @@ MATRICES = {
 
 
 class StillsMeter:
-    """Keeps a JPEG about every half second: `index` [K] int64, `offsets` [K + 1] int64, `jpeg` uint8 bytes."""
+    """Writes a JPEG about every half second to `file`, and leaves `index` [K] int64 and `offsets` [K + 1] int64 in it.
 
-    def __init__(self) -> None:
+    A day of video has 17 GB of them: too much for the memory of a decoder.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
         self._clock = Clock(RATE)
+        self._file = file
         self._index: list[int] = []
-        self._jpegs: list[bytes] = []
+        self._offsets = [0]
 
     def see(self, frame: Frame) -> None:
         if not self._clock.ticks(frame.time):
             return
         bgr = np.ascontiguousarray(displayed(frame)[..., ::-1])
-        self._jpegs.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        self._file.write(jpeg)
+        self._offsets.append(self._offsets[-1] + len(jpeg))
         self._index.append(frame.index)
 
     def finish(self) -> dict[str, np.ndarray]:
-        offsets = np.cumsum([0, *(len(jpeg) for jpeg in self._jpegs)])
-        return {
-            "index": np.array(self._index, np.int64),
-            "offsets": offsets.astype(np.int64),
-            "jpeg": np.frombuffer(b"".join(self._jpegs), np.uint8),
-        }
+        return {"index": np.array(self._index, np.int64), "offsets": np.array(self._offsets, np.int64)}
 
 
 def displayed(frame: Frame) -> np.ndarray:
@@ -120,7 +123,7 @@ class Stills:
     def _picture(self, place: int, crop: Mapping[str, object]) -> Picture:
         start, end = self._arrays["offsets"][place : place + 2]
         index = int(self._arrays["index"][place])
-        bgr = cv2.imdecode(np.array(self._arrays["jpeg"][start:end]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        bgr = cv2.imdecode(np.array(self._arrays[JPEG][start:end]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         assert bgr is not None
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         return Picture(index, float(self._times[index]), _cropped(rgb, crop, self._info))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from curation.decode import DecodeConfig, decode, load_tracks
 from curation.plan import MeasurePlan
 from curation.read import read_clip
 from curation.scorers.borders import Borders
-from curation.stills import STILLS, Stills, StillsMeter
+from curation.stills import JPEG, STILLS, Stills, StillsMeter
 from curation.video import Span, Tracks
 
 
@@ -78,11 +79,14 @@ def test_pictures_look_as_readers_see_them(case: dict[str, Any], samples: Path, 
 
 
 def test_pictures_are_spread_evenly_and_the_thumbnail_is_the_middle_one(samples: Path):
+    file = io.BytesIO()
+
     class Meters:
         def meters(self, info: object) -> dict[str, StillsMeter]:
-            return {STILLS: StillsMeter()}
+            return {STILLS: StillsMeter(file)}
 
     tracks = run_meters([Meters()], to_frames(read_bgr(samples / "bikes.mp4", count=240), fps=24.0))  # type: ignore[list-item]
+    tracks.meters[STILLS][JPEG] = np.frombuffer(file.getvalue(), np.uint8)  # type: ignore[index]
     stills, span = Stills(tracks), Span(24, 216)  # 8 s
     for count in (1, 2, 3, 5, 9):
         pictures, middle = stills.pictures(span, count, {})
