@@ -111,23 +111,6 @@ def encode(clip: Clip, target: Path) -> None:
         container.mux(stream.encode())
 
 
-def excerpt(video: Path, start: float, seconds: float = FRAMES / FPS) -> tuple[Video, float]:
-    """Frames of `[start, start + seconds)` in full size, and their rate."""
-    frames: Video = []
-    with av.open(str(video)) as container:
-        stream = container.streams.video[0]
-        tick = float(stream.time_base or 0)
-        first = (stream.start_time or 0) * tick
-        container.seek(int((start + first) * av.time_base))
-        for frame in container.decode(stream):
-            time = (frame.pts or 0) * tick - first
-            if time >= start + seconds - 1e-3:
-                break
-            if time >= start - 1e-3:
-                frames.append(frame.to_ndarray(format="bgr24"))
-        return frames, float(stream.average_rate or 0)
-
-
 def fill(picture: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """The middle of a picture at a size."""
     h, w = picture.shape[:2]

@@ -18,9 +18,9 @@ from labels_clips import (
     WORDS,
     Video,
     draw,
-    excerpt,
     fill,
 )
+from motion_clips import excerpt
 
 
 class Drawn:
@@ -37,7 +37,7 @@ class Drawn:
         """The next excerpt, at 24 frames a second in effect: frames are repeated where the camera took fewer."""
         name, start = next(self._films)
         if (name, start) not in self._kept:
-            shown, fps = excerpt(self.videos[name], start)
+            shown, fps = excerpt(self.videos[name], start, FRAMES / FPS)
             at = np.minimum(np.arange(FRAMES) * fps / FPS, len(shown) - 1).astype(int)
             self._kept[name, start] = [fill(shown[n]) for n in at]
         return f"{name} {start}", [frame.copy() for frame in self._kept[name, start]]

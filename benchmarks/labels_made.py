@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 from labels_clips import (
+    FPS,
     FRAMES,
     HEIGHT,
     HELD_ONLY,
@@ -15,10 +16,10 @@ from labels_clips import (
     Clip,
     Video,
     draw,
-    excerpt,
     fill,
 )
 from labels_drawn import Drawn
+from motion_clips import excerpt
 
 
 class Maker(Drawn):
@@ -27,7 +28,7 @@ class Maker(Drawn):
     def clips(self) -> Iterator[Clip]:
         for name, starts in ORDINARY[self.half].items():
             for start in starts:
-                frames, fps = excerpt(self.videos[name], float(start))
+                frames, fps = excerpt(self.videos[name], float(start), FRAMES / FPS)
                 yield Clip("ordinary", self.half, f"{name} {start}", [fill(frame) for frame in frames], fps)
         for kind, (make, count) in self._kinds().items():
             if self.half == "fit" and kind in HELD_ONLY:
@@ -46,10 +47,10 @@ class Maker(Drawn):
 
     def _found(self) -> Iterator[Clip]:
         for start in (3.2, 11.2, 18.0, 33.6, 46.0):
-            frames, fps = excerpt(self.videos["trailer_bbb.mp4"], start)
+            frames, fps = excerpt(self.videos["trailer_bbb.mp4"], start, FRAMES / FPS)
             yield Clip("titles over film", "held", f"trailer {start}", [fill(frame) for frame in frames], fps)
         for start in (502, 515, 528, 541, 553, 562):
-            frames, fps = excerpt(self.videos["bbb.mp4"], start)
+            frames, fps = excerpt(self.videos["bbb.mp4"], start, FRAMES / FPS)
             yield Clip("real credits", "held", f"bbb {start}", [fill(frame) for frame in frames], fps)
 
     def _kinds(self) -> dict[str, tuple[Callable[[int], tuple[str, Video]], int]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers_frames import INFO, read_bgr
+from helpers_frames import read_bgr, view
 
 from curation.scorers.brisque import Brisque, _NumbersOnly, features
-from curation.video import ClipView, Look, Picture
+from curation.video import Look
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,6 @@ def look() -> Look:
 def photo(samples: Path) -> np.ndarray:
     """[272, 640, 3] RGB."""
     return next(read_bgr(samples / "bikes.mp4", 160, 1))[..., ::-1].copy()
-
-
-def view(*pictures: np.ndarray) -> ClipView:
-    return ClipView([Picture(i, i / 2, np.ascontiguousarray(rgb)) for i, rgb in enumerate(pictures)], {}, INFO)
 
 
 def score(look: Look, *pictures: np.ndarray) -> float:

@@ -9,13 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from helpers_frames import INFO, read_bgr
+from helpers_frames import read_bgr, view
 from skimage import data
 
 from curation.scorers import encoders
 from curation.scorers.embedding import Embedding
 from curation.scorers.runtime import allow_torchvision
-from curation.video import VECTOR, ClipView, Look, Picture
+from curation.video import VECTOR, Look
 from orchestration.errors import ConfigError, RushesError
 
 TINY = {
@@ -35,10 +35,6 @@ def pictures(samples: Path) -> list[np.ndarray]:
     """RGB: a street, a man in a car, an animal of an animation."""
     videos = (("bikes.mp4", 115), ("carphone_pristine.mp4", 60), ("bigbuckbunny.mp4", 60))
     return [next(read_bgr(samples / name, number, 1))[..., ::-1].copy() for name, number in videos]
-
-
-def view(*pictures: np.ndarray) -> ClipView:
-    return ClipView([Picture(i, i / 2, rgb) for i, rgb in enumerate(pictures)], {}, INFO)
 
 
 def save_tiny(folder: Path, seed: int, preprocess: dict[str, Any] | None = None) -> str:

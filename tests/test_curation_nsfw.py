@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_frames import INFO, read_bgr
+from helpers_frames import read_bgr, view
 
 from curation.scorers import nudenet
 from curation.scorers.nsfw import EXPOSED, Nsfw
-from curation.video import ClipView, Look, Picture
+from curation.video import Look
 from orchestration.errors import ConfigError, RushesError
 
 
@@ -25,10 +25,6 @@ def pictures(samples: Path) -> list[np.ndarray]:
     """RGB, of a street, a man in a car and an animal of an animation."""
     videos = (("bikes.mp4", 115), ("carphone_pristine.mp4", 60), ("bigbuckbunny.mp4", 60))
     return [next(read_bgr(samples / name, number, 1))[..., ::-1].copy() for name, number in videos]
-
-
-def view(*pictures: np.ndarray) -> ClipView:
-    return ClipView([Picture(i, i / 2, rgb) for i, rgb in enumerate(pictures)], {}, INFO)
 
 
 def test_scores_are_those_of_the_package(look: Look, pictures: list[np.ndarray]) -> None:

@@ -9,18 +9,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers_frames import INFO, read_bgr
+from helpers_frames import read_bgr, view
 
 from curation.scorers import AnyScorer, score_columns
-from curation.video import VECTOR, ClipView, Look, Picture, PictureScorer
+from curation.video import VECTOR, ClipView, Look, PictureScorer
 
 KINDS = [kind for kind in get_args(get_args(AnyScorer)[0]) if issubclass(kind, PictureScorer)]
 SCHEMA = pa.schema([(column.name, column.type) for column in score_columns()])
-
-
-def view(*pictures: np.ndarray, **row: object) -> ClipView:
-    shown = [Picture(12 * place, place / 2, np.ascontiguousarray(rgb)) for place, rgb in enumerate(pictures)]
-    return ClipView(shown, {"clip_id": "clip", **row}, INFO)
 
 
 def odd() -> list[ClipView]:
