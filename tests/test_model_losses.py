@@ -350,4 +350,4 @@ def test_what_is_missing_is_said_before_it_is_needed(video: Tensor) -> None:
         generator_loss(SMOOTH, 0, video, video[:1], z, z, None, None)
     for wrong in ({"kl": -1.0}, {"l1": math.nan}, {"game": "chess"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            VAELossConfig(**wrong)
+            VAELossConfig(**wrong)  # type: ignore[arg-type]
