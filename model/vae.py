@@ -1,0 +1,279 @@
+"""The causal 3D VAE (CogVideoX, section 2.1): 4 x 8 x 8 fewer pixels, 16 channels.
+
+Videos are [B, 3, T, H, W] in [-1, 1] with T = 8N+1 (an image: 1); latents [B, C, F, H/8, W/8] with F = 2N+1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from model import pretrained
+from model.vae_blocks import EPS, CausalConv3d, ConvCache, Downsample, Level, SpatialNorm, Upsample, silu
+from model.vae_tiling import Tiling, chunks, in_tiles
+
+CHUNK = 8  # frames that CogVideoX's VAE encodes at once
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Fields are those of diffusers' config.json; the defaults are CogVideoX-2B's.
+
+    scaling_factor: latents times this have a standard deviation of about 1 (2B: 1.15258426, 5B: 0.7).
+    sample_height, sample_width: px, the size that the VAE is made for; samplers tile pictures of more than half of it.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 16
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
+    layers_per_block: int = 3
+    norm_eps: float = EPS
+    norm_num_groups: int = 32
+    temporal_compression_ratio: int = 4
+    sample_height: int = 480
+    sample_width: int = 720
+    scaling_factor: float = 1.15258426
+
+    def __post_init__(self) -> None:
+        if self.norm_eps != EPS:
+            raise ValueError(f"norm_eps is {self.norm_eps}; rushes has only {EPS}")
+        if self.temporal_compression_ratio != 4 or len(self.block_out_channels) != 4:
+            raise ValueError(
+                f"temporal_compression_ratio {self.temporal_compression_ratio}, {len(self.block_out_channels)} levels; "
+                "rushes compresses 4x8x8 only: a ratio of 4 and 4 levels"
+            )
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels in a row for one latent: 8."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+PRESETS = {
+    "cogvideox": VAEConfig(),
+    # For CPUs: 2 % of the parameters.
+    "small": VAEConfig(
+        block_out_channels=(32, 64, 64, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_height=256,
+        sample_width=256,
+        scaling_factor=1.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over latents: mean and logvar [B, C, F, h, w]."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+
+class Encoder(nn.Module):
+    """[B, 3, T, H, W] -> [B, 2C, F, h, w], mean and logvar."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = CausalConv3d(config.in_channels, widths[0])
+        self.down_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+            down = ("downsamplers", Downsample(width, time=2**i < config.temporal_compression_ratio))
+            last = i == len(widths) - 1
+            level = Level(before, width, config.layers_per_block, groups, sampler=None if last else down)
+            self.down_blocks.append(level)
+        self.mid_block = Level(widths[-1], widths[-1], 2, groups)
+        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = CausalConv3d(widths[-1], 2 * config.latent_channels)
+
+    def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
+        x = self.conv_in(x, cache)
+        for block in (*self.down_blocks, self.mid_block):
+            x = block(x, None, cache)
+        return self.conv_out(silu(self.norm_out(x)), cache)
+
+
+class Decoder(nn.Module):
+    """[B, C, F, h, w] -> [B, 3, T, H, W]. Its norms see the latents at every level."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths, groups, z = config.block_out_channels[::-1], config.norm_num_groups, config.latent_channels
+        self.conv_in = CausalConv3d(z, widths[0])
+        self.mid_block = Level(widths[0], widths[0], 2, groups, z)
+        self.up_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+            up = ("upsamplers", Upsample(width, time=2**i < config.temporal_compression_ratio))
+            last = i == len(widths) - 1
+            level = Level(before, width, config.layers_per_block + 1, groups, z, sampler=None if last else up)
+            self.up_blocks.append(level)
+        self.norm_out = SpatialNorm(widths[-1], z, groups)
+        self.conv_out = CausalConv3d(widths[-1], config.out_channels)
+
+    def forward(self, latents: Tensor, cache: ConvCache | None = None) -> Tensor:
+        x = self.conv_in(latents, cache)
+        for block in (self.mid_block, *self.up_blocks):
+            x = block(x, latents, cache)
+        return self.conv_out(silu(self.norm_out(x, latents)), cache)
+
+
+class CausalVAE(nn.Module):
+    """Videos to latents and back. Weights are diffusers' `AutoencoderKLCogVideoX`'s."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """cogvideox or small, with torch's default initialisation."""
+        if name not in PRESETS:
+            raise ValueError(f"no VAE preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(PRESETS[name])
+
+    @classmethod
+    def from_pretrained(
+        cls, where: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
+    ) -> Self:
+        """From a diffusers CogVideoX folder or hub name: a pipeline's, or the VAE's own.
+
+        Raises:
+            ValueError: another kind of VAE, or weights that do not fit.
+        """
+        folder = pretrained.locate(where, "vae", revision)
+        with torch.device("meta"):
+            vae = cls(pretrained.vae_config(folder, VAEConfig))
+        return pretrained.load_weights(vae, folder, dtype)
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: str = "10GB") -> None:
+        """Writes config.json and safetensors that diffusers' `AutoencoderKLCogVideoX.from_pretrained` loads."""
+        pretrained.save(self, Path(folder), pretrained.describe_vae(self.config), max_shard_size)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Recompute each ResnetBlock in the backward pass instead of keeping what is inside of it."""
+        return self.encoder.mid_block.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Level):
+                module.gradient_checkpointing = on
+
+    def encode(self, video: Tensor, *, chunk_frames: int | None = CHUNK, tiling: Tiling | None = None) -> Posterior:
+        """Latents' distribution, not yet scaled (see `scaled`).
+
+        Args:
+            video: [B, 3, 8N+1, H, W] in [-1, 1], H and W multiples of 8.
+            chunk_frames: frames seen at once, a multiple of 8 (the first chunk has one more); None: all.
+            tiling: pictures larger than a tile are encoded in tiles; None: whole.
+
+        Raises:
+            ValueError: a number of frames that is not 8N+1, a size that does not divide.
+        """
+        self._check_video(video)
+        chunk = _chunk(chunk_frames)
+
+        def encode(x: Tensor) -> Tensor:
+            return _in_chunks(self.encoder, x, chunk)
+
+        ratio = self.config.spatial_ratio
+        if tiling is not None and tiling.splits(video.shape[3] // ratio, video.shape[4] // ratio):
+            moments = in_tiles(video, encode, tiling, given=ratio, made=1)
+        else:
+            moments = encode(video)
+        mean, logvar = moments.chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-30.0, 20.0))
+
+    def decode(self, latents: Tensor, *, chunk_frames: int | None = CHUNK, tiling: Tiling | None = None) -> Tensor:
+        """[B, C, 2N+1, h, w] as `encode` gives them (not scaled) -> [B, 3, 8N+1, H, W], about [-1, 1], not clamped.
+
+        chunk_frames and tiling are counted in the video's frames and pixels, as in `encode`.
+
+        Raises:
+            ValueError: a number of latent frames that no video of 8N+1 frames has.
+        """
+        self._check_latents(latents)
+        chunk = _chunk(chunk_frames)
+
+        def decode(x: Tensor) -> Tensor:
+            return _in_chunks(self.decoder, x, chunk and chunk // self.config.temporal_compression_ratio)
+
+        if tiling is not None and tiling.splits(*latents.shape[3:]):
+            return in_tiles(latents, decode, tiling, given=1, made=self.config.spatial_ratio)
+        return decode(latents)
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """What the transformer learns on: standard deviation about 1."""
+        return latents * self.config.scaling_factor
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """What `decode` takes."""
+        return latents / self.config.scaling_factor
+
+    def forward(self, video: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior]:
+        """Reconstruction and posterior of a whole video, unchunked: for training."""
+        posterior = self.encode(video, chunk_frames=None)
+        return self.decode(posterior.sample(generator), chunk_frames=None), posterior
+
+    def _check_video(self, video: Tensor) -> None:
+        if video.ndim != 5 or video.shape[1] != self.config.in_channels:
+            raise ValueError(f"video has shape {list(video.shape)}; the VAE takes [batch, 3, frames, height, width]")
+        check_frames(video.shape[2])
+        ratio = self.config.spatial_ratio
+        if video.shape[3] % ratio or video.shape[4] % ratio:
+            raise ValueError(
+                f"video of {video.shape[3]}x{video.shape[4]} px; height and width have to be multiples of {ratio}"
+            )
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.ndim != 5 or latents.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"latents have shape {list(latents.shape)}; the VAE takes [batch, {self.config.latent_channels}, "
+                "frames, height, width] (the transformer's [batch, frames, channels, ...] transposed)"
+            )
+        if latents.shape[2] % 2 == 0:
+            raise ValueError(
+                f"{latents.shape[2]} latent frames come from no video of 8N+1 frames, which have 2N+1: the first frame "
+                "would be read as a pair"
+            )
+
+
+def check_frames(frames: int) -> None:
+    """Raises ValueError where a video of so many frames would not come back from the VAE as long as it went in."""
+    if frames % 8 != 1:
+        shorter = max((frames - 1) // 8 * 8 + 1, 1)
+        raise ValueError(
+            f"{frames} frames are not 8N+1: the VAE keeps the first frame and halves the others twice, in chunks of 8, "
+            f"so {frames} would not come back as {frames}. Take {shorter} or {shorter + 8} (an image is 1)"
+        )
+
+
+def _chunk(frames: int | None) -> int | None:
+    if frames is not None and (frames < CHUNK or frames % CHUNK):
+        raise ValueError(f"chunk_frames is {frames}; it has to be a multiple of {CHUNK}, or None for the whole video")
+    return frames
+
+
+def _in_chunks(network: Encoder | Decoder, x: Tensor, size: int | None) -> Tensor:
+    parts: list[Tensor] = []
+    cache: ConvCache | None = None
+    pieces = list(chunks(x.shape[2], size))
+    for piece in pieces:
+        if len(pieces) > 1:
+            cache = ConvCache(cache, last=piece is pieces[-1])
+        parts.append(network(x[:, :, piece], cache))
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]

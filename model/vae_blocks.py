@@ -1,0 +1,179 @@
+"""What the causal 3D VAE is made of (CogVideoX, section 2.1).
+
+Shapes: [B, C, T, H, W], T frames at any level. A video is 1 + 2n frames at every level where time is halved: the first
+frame stands for itself, and all later ones go in pairs. Nothing looks ahead of the chunk it is given.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+EPS = 1e-6
+
+
+class ConvCache:
+    """What the causal convolutions saw at the end of one chunk, and will see before the next.
+
+    `before` is only read and `after` only written, so recomputing a block in the backward pass (activation
+    checkpointing) changes nothing. Behind the last chunk nothing is kept.
+    """
+
+    def __init__(self, previous: ConvCache | None, last: bool):
+        self.before: dict[nn.Module, Tensor] = previous.after if previous else {}
+        self.after: dict[nn.Module, Tensor] = {}
+        self.last = last
+
+
+class CausalConv3d(nn.Module):
+    """A convolution over space and past frames. Before the first frame come copies of it, before a chunk its cache."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3):
+        super().__init__()
+        self.past = kernel - 1
+        self.conv = nn.Conv3d(channels_in, channels_out, kernel, padding=(0, kernel // 2, kernel // 2))
+
+    def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
+        if self.past:
+            before = cache.before.get(self) if cache else None
+            if before is None:
+                before = x[:, :, :1].expand(-1, -1, self.past, -1, -1)
+            x = torch.cat([before, x], dim=2)
+            if cache and not cache.last:
+                cache.after[self] = x[:, :, -self.past :].clone()  # a view would keep the whole chunk in memory
+        return self.conv(x)
+
+
+class SpatialNorm(nn.Module):
+    """GroupNorm, then a scale and shift from the latents at the same place (Zheng et al., arXiv 2209.09002).
+
+    The two 1x1x1 convolutions are done on the latents and their results enlarged, not the other way round: nearest
+    neighbours commute with them, and at the decoder's end the latents are 64 times fewer pixels.
+    """
+
+    def __init__(self, channels: int, latent_channels: int, groups: int):
+        super().__init__()
+        self.norm_layer = nn.GroupNorm(groups, channels, eps=EPS)
+        self.conv_y = CausalConv3d(latent_channels, channels, kernel=1)
+        self.conv_b = CausalConv3d(latent_channels, channels, kernel=1)
+
+    def forward(self, x: Tensor, latents: Tensor) -> Tensor:
+        scale = enlarge(self.conv_y(latents), x.shape[2:])
+        shift = enlarge(self.conv_b(latents), x.shape[2:])
+        return torch.addcmul(shift, self.norm_layer(x), scale)
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside a shortcut. With latent_channels the norms are SpatialNorms."""
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int, latent_channels: int | None = None):
+        super().__init__()
+
+        def norm(channels: int) -> nn.Module:
+            if latent_channels is None:
+                return nn.GroupNorm(groups, channels, eps=EPS)
+            return SpatialNorm(channels, latent_channels, groups)
+
+        self.norm1 = norm(channels_in)
+        self.conv1 = CausalConv3d(channels_in, channels_out)
+        self.norm2 = norm(channels_out)
+        self.conv2 = CausalConv3d(channels_out, channels_out)
+        if channels_in != channels_out:
+            self.conv_shortcut = nn.Conv3d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, latents: Tensor | None, cache: ConvCache | None) -> Tensor:
+        given = () if latents is None else (latents,)
+        h = self.conv1(silu(self.norm1(x, *given)), cache)
+        h = self.conv2(silu(self.norm2(h, *given)), cache)
+        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a strided convolution a frame; with `time`, first the frames by averaging pairs."""
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        self.time = time
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.time and x.shape[2] > 1:
+            first = x.shape[2] % 2  # of a video's first chunk
+            pairs = (x[:, :, first::2] + x[:, :, first + 1 :: 2]) / 2
+            x = torch.cat([x[:, :, :1], pairs], dim=2) if first else pairs
+        return framewise(self.conv, F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles height and width, then convolves each frame; with `time`, all but a video's first frame are shown twice.
+
+    The copies of a frame are alike, so they are made behind the convolution.
+    """
+
+    def __init__(self, channels: int, time: bool):
+        super().__init__()
+        self.time = time
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames, height, width = x.shape[2:]
+        x = framewise(self.conv, F.interpolate(x, size=(frames, 2 * height, 2 * width)))
+        if self.time and frames > 1:
+            first = frames % 2
+            twice = x[:, :, first:].repeat_interleave(2, dim=2)
+            x = torch.cat([x[:, :, :1], twice], dim=2) if first else twice
+        return x
+
+
+class Level(nn.Module):
+    """ResnetBlocks at one resolution, then the way to the next: "downsamplers", "upsamplers", or nothing at the end."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        layers: int,
+        groups: int,
+        latent_channels: int | None = None,
+        sampler: tuple[str, nn.Module] | None = None,
+    ):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.resnets = nn.ModuleList(
+            ResnetBlock(channels_in if i == 0 else channels_out, channels_out, groups, latent_channels)
+            for i in range(layers)
+        )
+        if sampler is not None:
+            name, module = sampler
+            self.add_module(name, nn.ModuleList([module]))
+
+    def forward(self, x: Tensor, latents: Tensor | None, cache: ConvCache | None) -> Tensor:
+        for resnet in self.resnets:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(resnet, x, latents, cache, use_reentrant=False)
+            else:
+                x = resnet(x, latents, cache)
+        for sampler in getattr(self, "downsamplers", getattr(self, "upsamplers", ())):
+            x = sampler(x)
+        return x
+
+
+def enlarge(x: Tensor, size: torch.Size) -> Tensor:
+    """Nearest neighbours in [T, H, W]; where a video begins (an odd number of frames) its first frame stays one."""
+    if size[0] > 1 and size[0] % 2:
+        first = F.interpolate(x[:, :, :1], size=(1, *size[1:]))
+        rest = F.interpolate(x[:, :, 1:], size=(size[0] - 1, *size[1:]))
+        return torch.cat([first, rest], dim=2)
+    return F.interpolate(x, size=tuple(size))
+
+
+def framewise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 2D convolution on each frame, without moving frames into the batch and back."""
+    return F.conv3d(x, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))  # type: ignore[arg-type]
+
+
+def silu(x: Tensor) -> Tensor:
+    """In place where no gradient is taken: callers give it what nobody else holds."""
+    return F.silu(x, inplace=not x.requires_grad)
