@@ -66,7 +66,7 @@ def locate(where: str | Path, part: str, revision: str | None = None) -> Path:
         kind = _read(index).get("_class_name")
         if kind not in PIPELINES:
             raise ValueError(
-                f"{where} is {_kind(str(kind))}; rushes reads text-to-video CogVideoX 1.0 ({PIPELINES[0]})"
+                f"{where} is {_kind(str(kind))}; rushes reads CogVideoX 1.0, text to video ({PIPELINES[0]})"
             )
     if (folder / part).is_dir():
         folder = folder / part
@@ -175,6 +175,41 @@ def save(network: nn.Module, folder: Path, config: Mapping[str, Any], max_shard_
         state, folder, filename_pattern=f"{WEIGHTS}{{suffix}}.safetensors", max_shard_size=max_shard_size
     )
     write_json(folder / "config.json", config)
+
+
+def save_pipeline(
+    folder: str | Path,
+    transformer: Any,
+    vae: Any,
+    schedule: Any,
+    sampler: str = "dpm",
+    *,
+    text_encoder: Any = None,
+    tokenizer: Any = None,
+) -> None:
+    """Writes a folder that `CogVideoXPipeline.from_pretrained` loads and samples from.
+
+    Args:
+        text_encoder, tokenizer: transformers' T5EncoderModel and its tokenizer. Without them, give both to
+            `from_pretrained`, or copy text_encoder/ and tokenizer/ of a CogVideoX release into the folder.
+    """
+    folder = Path(folder)
+    transformer.save_pretrained(folder / "transformer")
+    vae.save_pretrained(folder / "vae")
+    schedule.save_pretrained(folder / "scheduler", sampler)
+    for name, part in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+        if part is not None:
+            part.save_pretrained(folder / name)
+    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    index = {
+        "_class_name": PIPELINES[0],
+        "scheduler": ["diffusers", kind],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+    }
+    write_json(folder / "model_index.json", index)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

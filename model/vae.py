@@ -58,7 +58,7 @@ PRESETS = {
     "cogvideox": VAEConfig(),
     # For CPUs: 2 % of the parameters.
     "small": VAEConfig(
-        block_out_channels=(32, 64, 64, 128),
+        block_out_channels=(24, 48, 64, 96),
         layers_per_block=1,
         norm_num_groups=8,
         sample_height=256,
