@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -101,7 +102,7 @@ def test_trailing_timesteps_begin_at_the_end(steps):
     found = trailing_timesteps(steps)
     assert len(found) == steps
     assert found[0] == 999
-    assert all(a > b for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(found))
     assert found[-1] >= 0
 
 

@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.mark.parametrize("backend", ["auto", "sdpa", "cudnn", "flash2", "flash3"])
 def test_kernels_agree_with_plain_attention(backend):
-    if (package := {"flash2": "flash_attn", "flash3": "flash_attn_interface"}.get(backend)) is not None:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    package = {"flash2": "flash_attn", "flash3": "flash_attn_interface"}.get(backend)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
     device = torch.device("cuda")
     q, k, v = torch.randn(3, 2, 1000, 4, 64, device=device, dtype=torch.bfloat16).unbind()
     given = [x.clone().requires_grad_() for x in (q, k, v)]

@@ -224,7 +224,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     transformer().save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is damaged"):
         ExpertTransformer.from_pretrained(tmp_path)
     weights.rename(tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"it has diffusion_pytorch_model\.bin.*safetensors only"):

@@ -71,7 +71,8 @@ def test_gradients_are_diffusers(pair, chunk_frames):
 def test_recomputing_changes_no_gradient(chunk_frames):
     plain, checkpointed = vae(), vae()
     checkpointed.gradient_checkpointing = True
-    assert checkpointed.gradient_checkpointing and not plain.gradient_checkpointing
+    assert checkpointed.gradient_checkpointing
+    assert not plain.gradient_checkpointing
     for network in (plain, checkpointed):
         posterior = network.encode(video(17, 32, 32), chunk_frames=chunk_frames)
         network.decode(posterior.mean, chunk_frames=chunk_frames).square().mean().backward()
