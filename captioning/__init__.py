@@ -1,1 +1,1 @@
-"""Captions of kept clips (planned)."""
+"""Captions for clips: asked of models, brought along, or made of what curation measured."""

@@ -1,0 +1,1 @@
+"""What answers: models here, engines, servers, and what curation measured."""

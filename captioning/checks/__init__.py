@@ -1,0 +1,1 @@
+"""Whether a caption is fit to be learnt from: cleaning, and flags with reasons."""
