@@ -203,7 +203,7 @@ def largest_batch(case: str, repeats: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="processes for each measurement")
-    parser.add_argument("--repeats", type=int, default=3, help="steps in each process")
+    parser.add_argument("--repeats", type=int, default=4, help="steps in each process")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

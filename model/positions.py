@@ -86,8 +86,12 @@ def rope_3d(t: Tensor, h: Tensor, w: Tensor, head_dim: int) -> tuple[Tensor, Ten
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the pairs (2i, 2i+1) of x [B, S, heads, head_dim] by the angles of its positions ([S, head_dim/2])."""
-    cos, sin = cos[:, None], sin[:, None]  # [S, 1, head_dim/2]
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # [B, S, heads, head_dim/2]
+    pairs = x.float().unflatten(-1, (-1, 2))  # [B, S, heads, head_dim/2, 2]
+    if not torch.compiler.is_compiling():
+        rotated = torch.view_as_complex(pairs) * torch.complex(cos, sin)[:, None]
+        return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
+    # The compiler fuses real numbers only; one by one they would take six times as long as a complex product.
+    (even, odd), cos, sin = pairs.unbind(-1), cos[:, None], sin[:, None]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
