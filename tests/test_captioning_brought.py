@@ -1,0 +1,811 @@
+"""Captions that come with the data: layouts as their projects publish them, matching, and files that mean harm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import posixpath
+import shutil
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from captioning.brought.assign import Clip
+from captioning.brought.bring import Brought, bring
+from captioning.brought.config import BroughtConfig
+from captioning.brought.files import address, without_suffix
+from captioning.brought.match import Index, Match, settle, videos_of
+from captioning.brought.rows import Row, RowError, literal, make_row, seconds
+from curation.ingest import list_input
+from orchestration.config import Config, load_config, parse_config
+from orchestration.errors import ConfigError
+
+
+class Run(Config):
+    captions: BroughtConfig = BroughtConfig()
+
+
+class World:
+    """Videos by their path below `root`, with clips by seconds at 10 frames/s."""
+
+    def __init__(self, root: str | Path):
+        self.root = str(root)
+        self.videos: list[dict] = []
+        self.clips: list[dict] = []
+
+    def add(self, name: str, *spans: tuple[float, float], duration: float = 10.0, status: str = "ok") -> str:
+        """The video's id; without spans it has one clip, all of it. A failed one has no id and no clips."""
+        video_id = f"{len(self.videos):064x}"[::-1] if status != "failed" else None
+        self.videos.append(
+            {
+                "uri": f"{self.root}/{name}",
+                "video_id": video_id,
+                "status": status,
+                "duration_s": duration,
+                "frames_decoded": round(duration * 10),
+            }
+        )
+        if not video_id:
+            return ""
+        for start, end in spans or [(0.0, duration)]:
+            frames = round(start * 10), round(end * 10)
+            self.clips.append(
+                {
+                    "clip_id": f"{video_id[:16]}-{frames[0]:07d}-{frames[1]:07d}",
+                    "video_id": video_id,
+                    "start_s": start,
+                    "end_s": end,
+                    "start_frame": frames[0],
+                    "end_frame": frames[1],
+                }
+            )
+        return video_id
+
+    def bring(self, _path: str | Path = "", **captions) -> Brought:
+        config = parse_config(Run, {"captions": {"path": str(_path or self.root), **captions}}, "run.yaml")
+        return bring(config.captions, self.videos, self.clips)
+
+    def texts(self, brought: Brought) -> dict[str, list[list[str]]]:
+        """Video path → the texts of its clips, in order of time; without the clips that have none."""
+        names = {video["video_id"]: video["uri"][len(self.root) + 1 :] for video in self.videos}
+        found: dict[str, list[list[str]]] = {}
+        for clip in self.clips:
+            if clip["clip_id"] in brought.captions:
+                found.setdefault(names[clip["video_id"]], []).append(list(brought.captions[clip["clip_id"]]))
+        return found
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path / "raw")
+    (tmp_path / "raw").mkdir()
+    return world
+
+
+def write(world: World, name: str, data: str | bytes) -> Path:
+    path = Path(world.root) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def table(*rows: list) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+# -- layouts -------------------------------------------------------------------------------------------------------
+
+
+def test_sidecars_beside_the_videos(world):
+    for name in ("a.mp4", "deep/b.MP4", "deep/c d.webm", "e.v1.mov"):
+        world.add(name)
+        write(world, name, b"video")
+    write(world, "a.txt", "\ufeffa cat\nsits\n")
+    write(world, "deep/b.txt", "a dog")
+    write(world, "deep/c d.caption", "a cow")
+    write(world, "e.v1.json", json.dumps({"key": "e", "caption": ["a hen", "a bird"], "fps": 24}))
+    write(world, "README.txt", "about")
+    for choice in ("auto", "sidecar"):
+        brought = world.bring(**{"from": choice})
+        assert world.texts(brought) == {
+            "a.mp4": [["a cat\nsits"]],
+            "deep/b.MP4": [["a dog"]],
+            "deep/c d.webm": [["a cow"]],
+            "e.v1.mov": [["a hen", "a bird"]],
+        }
+        assert [str(problem) for problem in brought.unmatched_captions] == ["README.txt: 'README': no such video"]
+        assert brought.counts["matched"] == 4
+        assert brought.lines[0] == f"captions.from sidecar: 5 text files in {world.root}, by the names of videos"
+
+
+def test_a_text_and_the_metadata_beside_it_are_one_caption(world):
+    """video2dataset writes key.mp4, key.txt and key.json."""
+    world.add("00000/000000001.mp4")
+    world.add("00000/000000002.mp4")
+    write(world, "00000/000000001.txt", "a cat")
+    write(world, "00000/000000001.json", json.dumps({"url": "x", "caption": "a cat", "key": "000000001"}))
+    write(world, "00000/000000002.txt", "a dog")
+    write(world, "00000/000000002.json", json.dumps({"url": "x", "key": "000000002"}))
+    brought = world.bring()
+    assert world.texts(brought) == {"00000/000000001.mp4": [["a cat"]], "00000/000000002.mp4": [["a dog"]]}
+    assert brought.counts["problems"] == 0
+
+
+def test_sidecars_in_a_tree_of_their_own(world, tmp_path):
+    for name in ("videos/x/1.mp4", "videos/y/1.mp4", "videos/y/2.mp4"):
+        world.add(name)
+        write(world, f"captions/{name[7:-4]}.txt", name)
+    assert world.texts(world.bring(f"{world.root}/captions")) == {
+        name: [[name]] for name in ("videos/x/1.mp4", "videos/y/1.mp4", "videos/y/2.mp4")
+    }
+
+
+def test_prompts_and_videos_line_by_line(world):
+    """finetrainers and the CogVideoX trainers; what Unicode calls a line end does not count as one."""
+    for number in range(3):
+        world.add(f"videos/0000{number}.mp4")
+    write(world, "videos.txt", "videos/00000.mp4\r\nvideos/00001.mp4\r\nvideos/00002.mp4\r\n")
+    path = write(world, "prompts.txt", "one\u2028still one\n\nthree\n")
+    for where in (world.root, path):
+        brought = world.bring(where)
+        assert world.texts(brought) == {"videos/00000.mp4": [["one\u2028still one"]], "videos/00002.mp4": [["three"]]}
+        assert [str(problem) for problem in brought.problems] == ["prompts.txt:2: the caption is empty"]
+    write(world, "prompts.txt", "one\ntwo\n")
+    with pytest.raises(ConfigError, match=r"videos\.txt has 3 lines and prompts\.txt 2: .* none can be trusted"):
+        world.bring()
+
+
+def test_open_sora(world):
+    world.add("clips/a_scene-0.mp4")
+    world.add("clips/b.mp4")
+    rows = [
+        ["path", "text", "num_frames", "height", "width", "aspect_ratio", "fps", "resolution"],
+        [f"{world.root}/clips/a_scene-0.mp4", 'a "cat", sitting', 48, 720, 1280, 0.5625, 24, 921600],
+        ["clips/b.mp4", "a dog", 48, 720, 1280, 0.5625, 24, 921600],
+        ["clips/gone.mp4", "a cow", 48, 720, 1280, 0.5625, 24, 921600],
+    ]
+    write(world, "meta/train.csv", table(*rows))
+    brought = world.bring()
+    assert world.texts(brought) == {"clips/a_scene-0.mp4": [['a "cat", sitting']], "clips/b.mp4": [["a dog"]]}
+    assert list(brought.lines) == [
+        "captions.from csv: meta/train.csv: Open-Sora; path 'path', caption 'text'",
+        "rows 3: 2 matched (2 by path)",
+        "clips 2: 2 of 2 videos have captions",
+        "captions without a clip: 1",
+        "  meta/train.csv:4: 'clips/gone.mp4': no such video",
+    ]
+    assert brought.digest == world.bring(**{"from": "csv"}).digest
+
+
+def test_open_sora_paths_of_another_machine(world):
+    world.add("s/1.mp4")
+    world.add("t/1.mp4")
+    write(world, "t.csv", table(["path", "text"], ["/mnt/data/s/1.mp4", "a cat"], ["/mnt/data/t/1.mp4", "a dog"]))
+    with pytest.raises(ConfigError, match="several videos have this name"):
+        world.bring()
+    texts = world.texts(world.bring(strip_prefix="/mnt/data"))
+    assert texts == {"s/1.mp4": [["a cat"]], "t/1.mp4": [["a dog"]]}
+
+
+PANDA = table(
+    ["videoID", "url", "timestamp", "caption", "matching_score", "desirable_filtering", "shot_boundary_detection"],
+    [
+        "---MFzU5DTo",
+        "https://www.youtube.com/watch?v=---MFzU5DTo",
+        "[['0:00:00.000', '0:00:04.900'], ['0:00:05.100', '0:00:10.000'], ['0:01:30.000', '0:01:32.000']]",
+        """["It's a cat.", 'A "dog", running.', 'Nobody.']""",
+        "[0.4, 0.3, 0.2]",
+        "['desirable', 'desirable', 'desirable']",
+        "[[['0:00:00.000', '0:00:04.900']], [], []]",
+    ],
+    ["elsewhere00", "https://www.youtube.com/watch?v=elsewhere00", "[['0:00:00.000', '0:00:04.900']]", "['x']"],
+    ["brokenlists", "", "[['0:00:00.000', '0:00:04.900']]", "['x', 'y']"],
+)
+
+
+def test_panda_70m(world):
+    world.add("0/---MFzU5DTo.mp4", (0, 5), (5, 8), (8, 10))
+    write(world, "panda70m_training_2m.csv", PANDA)
+    brought = world.bring()
+    assert world.texts(brought) == {"0/---MFzU5DTo.mp4": [["It's a cat."], ['A "dog", running.']]}
+    assert brought.lines[0].endswith("Panda-70M; path 'videoID', caption 'caption', time spans 'timestamp'")
+    assert [str(problem).split(": ", 1)[1] for problem in brought.unmatched_captions] == [
+        "'elsewhere00': no such video",
+        "'---MFzU5DTo': 90.00 to 92.00 s: the best clip overlaps by 0.00, see captions.min_overlap",
+    ]
+    assert [str(p) for p in brought.problems] == ["panda70m_training_2m.csv:4: 2 captions for 1 time spans"]
+    assert brought.unmatched_clips == (world.clips[2]["clip_id"],)
+    # 5.1 to 10 s and the clip 5 to 8 s share 2.9 of 5 s
+    assert len(world.bring(min_overlap=0.57).captions) == 2
+    assert len(world.bring(min_overlap=0.59).captions) == 1
+
+
+def test_openvid(world):
+    """Its `frame` and `seconds` are counts, not spans; `camera motion` is no caption."""
+    world.add("celebv_--a.mp4")
+    columns = ["video", "caption", "aesthetic score", "motion score", "temporal consistency score", "camera motion"]
+    rows = [[*columns, "frame", "fps", "seconds"], ["celebv_--a.mp4", "a man", 5.1, 3.2, 0.98, "pan_left", 240, 24, 10]]
+    write(world, "data/OpenVid-1M.csv", table(*rows))
+    brought = world.bring()
+    assert world.texts(brought) == {"celebv_--a.mp4": [["a man"]]}
+    assert "OpenVid; path 'video', caption 'caption'" in brought.lines[0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_hugging_face_metadata(world, kind):
+    """file_name is relative to the metadata file's own folder."""
+    for name in ("train/1.mp4", "test/1.mp4"):
+        world.add(name)
+        rows = [{"file_name": "1.mp4", "text": f"of {name}", "timestamp": "2024-01-01"}]
+        target = Path(world.root) / posixpath.dirname(name) / f"metadata.{kind}"
+        target.parent.mkdir()
+        if kind == "csv":
+            target.write_text(table(list(rows[0]), list(rows[0].values())))
+        elif kind == "jsonl":
+            target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), target)
+    for choice in ("auto", kind):
+        brought = world.bring(**{"from": choice})
+        assert world.texts(brought) == {name: [[f"of {name}"]] for name in ("train/1.mp4", "test/1.mp4")}
+        assert f"test/metadata.{kind}: Hugging Face metadata; path 'file_name', caption 'text'" in brought.lines[0]
+        assert brought.counts["matched"] == 2
+
+
+def test_parquet_with_videos_inside_and_lists_of_captions(world):
+    world.add("1.mp4")
+    rows = [{"video": {"bytes": b"0" * 1000, "path": "1.mp4"}, "caption": ["a cat", "it sits"]}, {"video": None}]
+    pq.write_table(pa.Table.from_pylist(rows), Path(world.root) / "train-00000-of-00001.parquet")
+    brought = world.bring()
+    assert world.texts(brought) == {"1.mp4": [["a cat", "it sits"]]}
+    assert [str(problem) for problem in brought.problems] == ["train-00000-of-00001.parquet:row 2: no path"]
+
+
+def test_internvid_lines_and_vidgen_array(world):
+    world.add("abc.mp4", (0, 5), (5, 10))
+    world.add("def.mp4")
+    span = {"Start_timestamp": "00:00:05.000", "End_timestamp": "00:00:09.900", "Caption": "a cat"}
+    lines = write(world, "a/InternVid.jsonl", json.dumps({"YoutubeID": "abc", **span, "Aesthetic_Score": 4.1}))
+    array = write(world, "b/VidGen_1M_video_caption.json", json.dumps([{"vid": "def", "caption": "a dog"}, 3]))
+    brought = world.bring(lines)
+    assert world.texts(brought) == {"abc.mp4": [["a cat"]]}
+    assert brought.captions.keys() == {world.clips[1]["clip_id"]}
+    brought = world.bring(array)
+    assert world.texts(brought) == {"def.mp4": [["a dog"]]}
+    assert [str(p) for p in brought.problems] == ["VidGen_1M_video_caption.json:item 2: no JSON object"]
+    assert "VidGen; path 'vid', caption 'caption'" in brought.lines[0]
+
+
+def test_captions_of_cut_clips_by_their_ids(world):
+    world.add("a.mp4", (0, 5), (5, 10))
+    ids = [clip["clip_id"] for clip in world.clips]
+    write(world, f"media/{'0' * 64}/{ids[1]}.txt", "second")
+    write(world, "mine.csv", table(["clip_id", "caption"], [ids[0], "first"], ["0-1-2", "nobody's"]))
+    assert world.bring(**{"from": "sidecar"}).captions == {ids[1]: ("second",)}
+    assert world.bring(**{"from": "csv"}).captions == {ids[0]: ("first",)}
+
+
+# -- what is asked for --------------------------------------------------------------------------------------------
+
+
+def test_columns_by_name_and_columns_that_are_unclear(world):
+    world.add("a.mp4")
+    rows = [["index", "file_path", "short_caption", "Dense Caption", "note"], [0, "a.mp4", "a cat", "a long cat", "n"]]
+    path = write(world, "mira.csv", table(*rows))
+    with pytest.raises(ConfigError) as caught:
+        world.bring()
+    assert str(caught.value) == (
+        "mira.csv: several columns could be the caption: 'Dense Caption', 'short_caption'; "
+        "name one: captions.caption_column"
+    )
+    assert world.texts(world.bring(caption_column="dense_caption")) == {"a.mp4": [["a long cat"]]}
+    assert world.texts(world.bring(caption_column="note", path_column="file_path")) == {"a.mp4": [["n"]]}
+    with pytest.raises(ConfigError, match=r"no column 'nope'; its columns are 'index', 'file_path', 'short_caption'"):
+        world.bring(caption_column="nope")
+    path.write_text(table(["path", "video", "text"], ["a.mp4", "a.mp4", "x"]))
+    with pytest.raises(ConfigError, match=r"the path: 'path', 'video'; name one: captions\.path_column"):
+        world.bring()
+    path.write_text(table(["path", "text", "text"], ["a.mp4", "x", "y"]))
+    with pytest.raises(ConfigError, match=r"several columns could be the caption: 'text', 'text'"):
+        world.bring()
+
+
+def test_two_families_are_a_question_and_an_unrelated_text_is_none(world):
+    world.add("a.mp4")
+    write(world, "metadata.csv", table(["file_name", "text"], ["a.mp4", "from the table"]))
+    write(world, "LICENSE.txt", "free")
+    assert world.texts(world.bring()) == {"a.mp4": [["from the table"]]}
+    write(world, "a.txt", "from the sidecar")
+    with pytest.raises(ConfigError, match=r"captions as sidecar \(a\.txt\) and csv \(metadata\.csv\); choose: "):
+        world.bring()
+    assert world.texts(world.bring(**{"from": "sidecar"})) == {"a.mp4": [["from the sidecar"]]}
+    assert world.texts(world.bring(**{"from": "csv"})) == {"a.mp4": [["from the table"]]}
+
+
+def test_nothing_found_says_what_was_looked_for_and_what_is_there(world):
+    world.add("a.mp4")
+    write(world, "a.mp4", b"video")
+    write(world, "stats.csv", table(["path", "fps"], ["a.mp4", 24]))
+    with pytest.raises(ConfigError) as caught:
+        world.bring()
+    message = str(caught.value)
+    assert "looked for name.txt" in message
+    assert "*.parquet" in message
+    assert "found 1 .mp4, 1 .csv" in message
+    assert "not read: stats.csv: no column for the caption (such as caption, captions, text" in message
+    with pytest.raises(ConfigError, match=r"looked for \*\.parquet with the same columns as a CSV; found 1 \.mp4"):
+        world.bring(**{"from": "parquet"})
+    write(world, "stats.csv", table(["path", "text"]))
+    with pytest.raises(ConfigError, match="no caption in"):
+        world.bring()
+    with pytest.raises(ConfigError, match="does not exist"):
+        world.bring(f"{world.root}/nowhere")
+    with pytest.raises(ConfigError, match=r"captions\.path"):
+        bring(BroughtConfig(), world.videos, world.clips)
+
+
+def test_no_match_shows_both_sides(world):
+    world.add("a.mp4")
+    write(world, "t.csv", table(["path", "text"], ["b.mp4", "x"], ["c.mp4", "y"], ["d.mp4", "y"], ["e.mp4", "y"]))
+    with pytest.raises(ConfigError) as caught:
+        world.bring()
+    assert str(caught.value).splitlines() == [
+        "captions: none of the captions found belongs to a clip",
+        "captions.from csv: t.csv: Open-Sora; path 'path', caption 'text'",
+        "rows 4: 0 matched",
+        "clips 1: 0 of 0 videos have captions",
+        "captions without a clip: 4",
+        *(f"  t.csv:{line}: '{name}.mp4': no such video" for line, name in ((2, "b"), (3, "c"), (4, "d"))),
+        "  and 1 more",
+        "clips without a caption: 1",
+        f"  {world.clips[0]['clip_id']} of '{world.root}/a.mp4'",
+    ]
+
+
+def test_captions_of_whole_videos(world):
+    world.add("whole.mp4", (0.4, 9.9))
+    world.add("cut.mp4", (0, 5), (5, 10))
+    world.add("part.mp4", (0, 8.9))
+    world.add("none.mp4", status="failed")
+    rows = [[name, f"of {name}"] for name in ("whole.mp4", "cut.mp4", "part.mp4", "none.mp4")]
+    write(world, "t.csv", table(["path", "text"], *rows))
+    brought = world.bring()
+    assert world.texts(brought) == {"whole.mp4": [["of whole.mp4"]]}
+    assert [problem.why for problem in brought.unmatched_captions] == [
+        "'cut.mp4': it is of a whole video that was cut into 2 clips, see captions.spread",
+        "'part.mp4': it is of a whole video, the clip is only a part of it, see captions.spread",
+        "'none.mp4': its video has no clip in the dataset",
+    ]
+    assert len(brought.unmatched_clips) == 3
+    assert world.texts(world.bring(spread=True)) == {
+        "whole.mp4": [["of whole.mp4"]],
+        "cut.mp4": [["of cut.mp4"], ["of cut.mp4"]],
+        "part.mp4": [["of part.mp4"]],
+    }
+
+
+def test_pictures_and_copies(world):
+    """A picture is whole by its one frame; a duplicate's name finds the clips of the original."""
+    video_id = world.add("p.jpg", (0, 0.1), duration=0.1)
+    world.clips[0].update(start_s=0.0, end_s=0.0)
+    world.videos[0].update(duration_s=0.0)
+    world.videos.append({**world.videos[0], "uri": f"{world.root}/copy.jpg", "status": "duplicate"})
+    write(world, "t.csv", table(["path", "text"], ["copy.jpg", "a"], ["p.jpg", "b"], ["p.jpg", "a"]))
+    assert world.bring().captions == {f"{video_id[:16]}-0000000-0000001": ("a", "b")}
+
+
+def test_settings_are_strict_and_survive_a_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("captions: {kind: brought, from: csv, path: s3://b/k, caption_column: text, min_overlap: 0.7}")
+    loaded = load_config(Run, path)
+    assert loaded.captions.family == "csv"
+    path.write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+    assert load_config(Run, path) == loaded
+    for wrong, message in (
+        ("from: xml", "'auto', 'sidecar', 'csv', 'jsonl' or 'parquet'"),
+        ("form: csv", "did you mean 'from'"),
+        ("min_overlap: 0", "greater than 0"),
+        ('caption_column: ""', "an empty name"),
+    ):
+        path.write_text(f"captions: {{{wrong}}}")
+        with pytest.raises(ConfigError, match=message):
+            load_config(Run, path)
+
+
+# -- matching -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_a_failed_video_has_is_taken(world):
+    world.add("a/x.mp4", status="failed")
+    world.add("b/x.mp4")
+    world.add("c/y.mp4")
+    write(world, "t.csv", table(["path", "text"], ["a/x.mp4", "of a"], ["c/y.mp4", "of c"]))
+    assert world.texts(world.bring()) == {"c/y.mp4": [["of c"]]}
+    write(world, "t.csv", table(["path", "text"], ["x.mp4", "of a or b"], ["c/y.mp4", "of c"]))
+    brought = world.bring()
+    assert world.texts(brought) == {"c/y.mp4": [["of c"]]}
+    assert brought.unmatched_captions[0].why == "'x.mp4': several videos have this name"
+
+
+def test_a_caption_whose_video_is_gone_goes_to_no_namesake(world):
+    world.add("a/x.mp4")
+    world.add("c/y.mp4")
+    write(world, "a/x.txt", "of a")
+    write(world, "b/y.txt", "of the deleted b/y.mp4")
+    brought = world.bring()
+    assert world.texts(brought) == {"a/x.mp4": [["of a"]]}
+    assert "other rows match by path" in brought.unmatched_captions[0].why
+
+
+def test_two_captions_that_could_be_of_one_video_are_of_none(world):
+    world.add("x.mp4")
+    world.add("y.mp4")
+    rows = [["/m/a/x.mp4", "cat"], ["/m/b/x.mp4", "dog"], ["/m/b/y.mp4", "cow"], ["/m/b/y.mp4", "a cow"]]
+    write(world, "t.csv", table(["path", "text"], *rows))
+    brought = world.bring()
+    assert world.texts(brought) == {"y.mp4": [["cow", "a cow"]]}
+    assert {p.why.split(": ")[1] for p in brought.unmatched_captions} == {
+        "captions of different paths could be of this one video"
+    }
+
+
+NAMES = [
+    "x",
+    "X",
+    "x.v1",
+    "x ",
+    " x",
+    "é",
+    "e\u0301",
+    "東京",
+    "a b",
+    "[1]",
+    "100%",
+    "#",
+    "x.mp4",
+    "..x",
+    "=1+1",
+    "a\\b",
+    "~",
+]
+ENDINGS = [".mp4", ".MP4", ".mov", ".webm"]
+FOLDERS = ["a", "b", "a/b", "a/a", "A", "é", "e\u0301", "x.mp4", "a b"]
+paths = st.builds(
+    lambda f, n, e: f"{f}/{n}{e}", st.sampled_from(FOLDERS), st.sampled_from(NAMES), st.sampled_from(ENDINGS)
+)
+
+
+def matched(there: list[str], named: dict[str, Row]) -> dict[str, set[str]]:
+    """Path of a video in the dataset → the paths whose rows it was given."""
+    videos = videos_of({"uri": f"/raw/{path}", "video_id": f"id {path}", "status": "ok"} for path in there)
+    index = Index(videos.values(), "/raw")
+    claims = [(row, found) for row in named.values() if isinstance(found := index.find(row), Match)]
+    given: dict[str, set[str]] = {}
+    for row, match in settle(claims)[0]:
+        given.setdefault(match.video.removeprefix("id "), set()).add(row.where)
+    return given
+
+
+CONVENTIONS = {
+    "relative": lambda path: Row("t", path, "/raw", path, ("text",)),
+    "absolute": lambda path: Row("t", path, "/elsewhere", f"/raw/{path}", ("text",)),
+    "from a folder beside": lambda path: Row("t", path, "/raw/meta", f"../{path}", ("text",)),
+    "of another machine": lambda path: Row("t", path, "/raw", f"/mnt/data/{path}", ("text",)),
+    "address": lambda path: Row("t", path, "/elsewhere", f"s3://bucket/{path}", ("text",)),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(paths, min_size=1, max_size=12, unique=True), st.data(), st.sampled_from(list(CONVENTIONS)))
+def test_no_video_gets_the_caption_of_another(world_paths, data, convention):
+    there = data.draw(st.lists(st.sampled_from(world_paths), min_size=1, unique=True))
+    rows = {path: CONVENTIONS[convention](path) for path in world_paths}
+    given_to = matched(there, rows)
+    assert all(whose == {path} for path, whose in given_to.items())
+    if convention in ("relative", "absolute", "from a folder beside"):
+        assert set(given_to) == set(there)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(paths, min_size=2, max_size=12, unique=True), st.data())
+def test_rows_and_videos_that_are_missing_confuse_nothing(world_paths, data):
+    there = data.draw(st.lists(st.sampled_from(world_paths), min_size=1, unique=True))
+    named = data.draw(st.lists(st.sampled_from(world_paths), min_size=1, unique=True))
+    named = list(dict.fromkeys([*named, there[0]]))  # one at least is found by its path
+    given_to = matched(there, {path: CONVENTIONS["relative"](path) for path in named})
+    for path, whose in given_to.items():
+        if path in named:
+            assert whose == {path}
+        else:  # its own row is missing: another suffix or spelling in the same place may stand for it, nothing else
+            folder = address(f"/{posixpath.dirname(path)}")
+            assert all(address(f"/{posixpath.dirname(other.replace(chr(92), '/'))}") == folder for other in whose)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(paths, min_size=1, max_size=12, unique=True), st.data())
+def test_sidecars_go_to_the_video_beside_them(world_paths, data):
+    there = data.draw(st.lists(st.sampled_from(world_paths), min_size=1, unique=True))
+    stems = list(dict.fromkeys(without_suffix(path) for path in world_paths))
+    rows = {s: Row("s", s, posixpath.dirname(f"/raw/{s}"), f"/raw/{s}", ("text",), sidecar=True) for s in stems}
+    given_to = matched(there, rows)
+    beside = {path for path in there if [without_suffix(other) for other in there].count(without_suffix(path)) == 1}
+    for path, whose in given_to.items():
+        assert without_suffix(path) in whose or path in whose or path not in beside
+        assert all(posixpath.dirname(stem) == posixpath.dirname(path) for stem in whose)
+    assert beside <= set(given_to)
+
+
+def test_composed_and_decomposed_names_are_one_name_where_there_is_one():
+    row = Row("t", "w", "/raw", "a/e\u0301.mp4", ("text",))
+    assert matched(["a/é.mp4"], {"": row}) == {"a/é.mp4": {"w"}}
+    assert matched(["a/é.mp4", "a/e\u0301.mp4"], {"": row}) == {"a/e\u0301.mp4": {"w"}}
+    bare = Row("t", "w", "/", "e\u0301.mp4", ("text",))
+    assert matched(["a/é.mp4", "b/e\u0301.mp4"], {"": bare}) == {}
+
+
+@given(st.floats(0, 100), st.floats(0.1, 50), st.floats(0, 100), st.floats(0.1, 50))
+def test_overlap_is_intersection_over_union(start, length, other, size):
+    clip = Clip("c", start, start + length, 0, 1)
+    shared = max(0.0, min(start + length, other + size) - max(start, other))
+    assert clip.overlap((other, other + size)) == pytest.approx(shared / (length + size - shared), abs=1e-9)
+
+
+# -- text that strangers wrote --------------------------------------------------------------------------------------
+
+prose = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).map(str.strip)
+prose = prose.filter(lambda text: text and not text.startswith("["))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(prose, min_size=1, max_size=5), st.sampled_from(["csv", "jsonl", "parquet"]))
+def test_every_text_arrives_as_it_was_written(tmp_path_factory, texts, kind):
+    world = World(tmp_path_factory.mktemp("raw"))
+    for number in range(len(texts)):
+        world.add(f"{number}.mp4")
+    rows = [{"path": f"{number}.mp4", "text": text} for number, text in enumerate(texts)]
+    if kind == "csv":
+        write(world, "t.csv", table(["path", "text"], *(list(row.values()) for row in rows)))
+    elif kind == "jsonl":
+        write(world, "t.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), Path(world.root) / "t.parquet")
+    assert world.texts(world.bring()) == {f"{number}.mp4": [[text]] for number, text in enumerate(texts)}
+    shutil.rmtree(world.root)
+
+
+def test_rows_that_cannot_be_read_cost_only_themselves(world):
+    for name in "abcdefgh":
+        world.add(f"{name}.mp4")
+    big = "x" * (10 * 2**20)
+    data = (
+        b"\xef\xbb\xbfpath,text\r\n"
+        b'a.mp4,=HYPERLINK("http://x")\r\n'
+        b"b.mp4,caf\xe9\r\n"
+        b"c.mp4,nul\0nul\r\n" + f'd.mp4,"{big}"\r\n'.encode() + b"e.mp4,one,two\r\n"
+        b"f.mp4\r\n"
+        b"\r\n"
+        b'g.mp4,"two\nlines"\r\n'
+        b",no path\r\n"
+        b"../../../../etc/passwd,root\r\n"
+        b"h.mp4,\x1b[31mred\r\n"
+    )
+    write(world, "t.csv", data)
+    brought = world.bring()
+    assert world.texts(brought) == {
+        "a.mp4": [['=HYPERLINK("http://x")']],
+        "g.mp4": [["two\nlines"]],
+        "h.mp4": [["\x1b[31mred"]],
+    }
+    assert [str(problem) for problem in brought.problems] == [
+        "t.csv:3: the caption is not UTF-8",
+        "t.csv:4: the caption has a NUL character in it",
+        "t.csv:5: the caption is larger than 1 MiB",
+        "t.csv:6: 3 cells for 2 columns; is text with a comma quoted?",
+        "t.csv:7: no caption",
+        "t.csv:11: no path",
+    ]
+    assert [str(p) for p in brought.unmatched_captions] == ["t.csv:12: '../../../../etc/passwd': no such video"]
+
+
+def test_a_quote_that_is_not_closed_ends_the_file_with_a_word(world):
+    for name in "ab":
+        world.add(f"{name}.mp4")
+    write(world, "t.csv", 'path,text\na.mp4,cat\nb.mp4,"dog\n' + "c.mp4,cow\n" * 2_000_000)
+    brought = world.bring()
+    assert world.texts(brought) == {"a.mp4": [["cat"]]}
+    assert [str(problem) for problem in brought.problems] == [
+        "t.csv: a cell that begins in line 3 has no end within 16 MiB (a quote that is not closed?); "
+        "what follows it was not read"
+    ]
+    assert csv.field_size_limit() == 131072  # others' CSV is read as before
+
+
+def test_lines_of_json_that_mean_harm(world):
+    for name in "abc":
+        world.add(f"{name}.mp4")
+    lines = [
+        '{"path": "a.mp4", "text": "cat"}',
+        "[" * 100_000,
+        "{broken",
+        "3",
+        '{"path": {"x": 1}, "text": "x"}',
+        '{"path": "b.mp4", "text": {"a": 1}}',
+        '{"path": "b.mp4", "text": "\\ud800"}',
+        '{"path": "b.mp4", "text": ' + "9" * 10_000 + "}",
+        '{"path": "b.mp4", "text": "' + "x" * (20 * 2**20) + '"}',
+        '{"path": "c.mp4", "text": "cow"}',
+    ]
+    write(world, "t.jsonl", "\n".join(lines))
+    brought = world.bring()
+    assert world.texts(brought) == {"a.mp4": [["cat"]], "c.mp4": [["cow"]]}
+    assert [problem.where for problem in brought.problems] == [f"t.jsonl:{n}" for n in range(2, 10)]
+
+
+def test_damaged_files_cost_only_themselves(world):
+    world.add("a.mp4")
+    pq.write_table(pa.Table.from_pylist([{"path": "a.mp4", "text": "cat"}]), Path(world.root) / "good.parquet")
+    write(world, "bad.parquet", (Path(world.root) / "good.parquet").read_bytes()[:200])
+    write(world, "empty.parquet", b"")
+    brought = world.bring(**{"from": "parquet"})
+    assert world.texts(brought) == {"a.mp4": [["cat"]]}
+    assert sorted(line.split(":")[1].strip() for line in brought.lines if line.startswith("not read")) == [
+        "bad.parquet",
+        "empty.parquet",
+    ]
+
+
+EVIL = "__import__('pathlib').Path({path!r}).touch()"
+
+
+def test_literals_are_never_run(world, tmp_path):
+    world.add("a.mp4")
+    world.add("v.mp4", (0, 5))
+    evil = EVIL.format(path=str(tmp_path / "pwned"))
+    spans = "[['0:00:00', '0:00:05']]"
+    rows = [
+        ["v", f"[{evil}]", "['x']"],
+        ["v", spans, f"[{evil}]"],
+        ["v", "[" * 50_000, "['x']"],
+        ["v", f"[[{'9' * 5000}, 1]]", "['x']"],
+        ["v", "[[1e999, 2]]", "['x']"],
+        ["v", "[[True, 2]]", "['x']"],
+        ["v", "[[5, 0]]", "['x']"],
+        ["v", "[[0, 1, 2]]", "['x']"],
+        ["v", "{'a': [0, 1]}", "['x']"],
+        ["v", spans, "[b'x']"],
+        ["v", spans, "['x' * 1000000000]"],
+        ["v", spans, "['fine']"],
+    ]
+    write(world, "p.csv", table(["videoID", "timestamp", "caption"], ["v", spans, f"{evil}"], *rows))
+    brought = world.bring()
+    assert not (tmp_path / "pwned").exists()
+    assert [problem.where for problem in brought.problems] == [f"p.csv:{line}" for line in range(3, 14)]
+    assert list(brought.captions.values()) == [(evil, "fine")]
+
+
+def test_sidecars_that_mean_harm(world):
+    for name in ("a", "b", "c", "d", "e", "f", "[1]"):
+        world.add(f"{name}.mp4")
+    write(world, "[1].txt", "brackets")
+    write(world, "1.txt", "not for brackets")
+    write(world, "a.txt", b"caf\xe9")
+    write(world, "b.txt", b"nul\0")
+    write(world, "c.txt", b"x" * (10 * 2**20))
+    write(world, "d.txt", b" \n")
+    write(world, "e.json", "[" * 100_000)
+    (Path(world.root) / "f.txt").symlink_to("/nowhere")
+    brought = world.bring()
+    assert world.texts(brought) == {"[1].mp4": [["brackets"]]}
+    assert sorted(map(str, brought.problems)) == [
+        "a.txt: not UTF-8",
+        "b.txt: the caption has a NUL character in it",
+        "c.txt: larger than 1 MiB",
+        "d.txt: the caption is empty",
+        "e.json: no JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        "f.txt: cannot be read: a link to nothing",
+    ]
+
+
+@given(st.text(max_size=60))
+def test_literals_and_times_of_any_text_end_in_a_value_or_a_row_error(text):
+    for read in (literal, seconds, lambda t: make_row("g", "w", "/", "a", t, t)):
+        try:
+            read(text)
+        except RowError as error:
+            message = str(error)
+        else:
+            message = ""
+        assert message == "" or message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0:00:05.005", 5.005), ("01:02:03.5", 3723.5), ("1:02", 62), ("7,25", 7.25), ("7", 7), (2.5, 2.5), (3, 3)],
+)
+def test_times(text, expected):
+    assert seconds(text) == pytest.approx(expected)
+
+
+def test_names_that_are_not_utf8_and_names_that_move_the_cursor(world):
+    name = os.fsencode(world.root) + b"/caf\xe9 \x1b[31m"
+    Path(os.fsdecode(name + b".mp4")).write_bytes(b"video")
+    Path(os.fsdecode(name + b".txt")).write_text("a cat")
+    (listed,) = list_input(world.root + "/*.mp4")
+    world.add("other.mp4")
+    world.videos[0]["uri"] = listed.uri
+    write(world, "evil\x1b[2J.txt", "nobody's")
+    brought = world.bring()
+    assert list(brought.captions.values()) == [("a cat",)]
+    assert brought.counts["unmatched"] == 1
+    assert all(line.isprintable() for line in brought.lines)
+
+
+# -- buckets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "captioner",
+        "AWS_SECRET_ACCESS_KEY": "canary-51c2",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(key, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="footage")
+    yield client
+    server.stop()
+
+
+def test_a_bucket_gives_the_same_captions_as_a_folder(bucket, tmp_path):
+    local, remote = World(tmp_path / "raw"), World("s3://footage/raw")
+    for name in ("a.mp4", "deep/b [1].mp4", "deep/c.mp4"):
+        local.add(name)
+        remote.add(name)
+        write(local, f"sidecars/{name[:-4]}.txt", f"sidecar of {name}")
+    rows = [{"file_name": f"../{video['uri'][len(local.root) + 1 :]}", "text": "table"} for video in local.videos]
+    write(local, "tables/metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(local, "tables/metadata.csv", table(list(rows[0]), *(list(row.values()) for row in rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "tables" / "metadata.parquet")
+    write(local, "lists/videos.txt", "a.mp4\ndeep/c.mp4\n")
+    write(local, "lists/prompts.txt", "one\ntwo\n")
+    for path in Path(local.root).rglob("*"):
+        if path.is_file():
+            bucket.upload_file(str(path), "footage", f"raw/{path.relative_to(local.root)}")
+    bucket.put_object(Bucket="footage", Key="raw/sidecars/empty.txt", Body=b"")
+    write(local, "sidecars/empty.txt", "")
+    for folder, choice in (
+        ("sidecars", "auto"),
+        ("tables", "csv"),
+        ("tables", "jsonl"),
+        ("tables", "parquet"),
+        ("tables/*.csv", "auto"),
+        ("tables/metadata.parquet", "auto"),
+        ("lists/prompts.txt", "auto"),
+    ):
+        here = local.bring(f"{local.root}/{folder}", **{"from": choice})
+        there = remote.bring(f"s3://footage/raw/{folder}", **{"from": choice})
+        assert there.captions == here.captions
+        assert there.counts == here.counts
+        assert [line.replace(remote.root, local.root) for line in there.lines] == list(here.lines)
+        mixed = World("s3://footage/raw")  # the captions here, the videos there
+        mixed.videos, mixed.clips = remote.videos, remote.clips
+        assert mixed.bring(f"{local.root}/{folder}", **{"from": choice}).captions == here.captions
+    assert len(here.captions) == 2
+    with pytest.raises(ConfigError, match="nosuchbucket"):
+        remote.bring("s3://nosuchbucket/captions.csv")
