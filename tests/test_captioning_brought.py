@@ -259,7 +259,10 @@ def test_hugging_face_metadata(world, kind):
     for choice in ("auto", kind):
         brought = world.bring(**{"from": choice})
         assert world.texts(brought) == {name: [[f"of {name}"]] for name in ("train/1.mp4", "test/1.mp4")}
-        assert f"test/metadata.{kind}: Hugging Face metadata; path 'file_name', caption 'text'" in brought.lines[0]
+        assert brought.lines[0] == (
+            f"captions.from {kind}: test/metadata.{kind}, train/metadata.{kind}: "
+            "Hugging Face metadata; path 'file_name', caption 'text'"
+        )
         assert brought.counts["matched"] == 2
 
 
@@ -294,6 +297,41 @@ def test_captions_of_cut_clips_by_their_ids(world):
     write(world, "mine.csv", table(["clip_id", "caption"], [ids[0], "first"], ["0-1-2", "nobody's"]))
     assert world.bring(**{"from": "sidecar"}).captions == {ids[1]: ("second",)}
     assert world.bring(**{"from": "csv"}).captions == {ids[0]: ("first",)}
+
+
+def test_shards_of_one_table_are_one_line(world):
+    for number in range(5):
+        world.add(f"{number}.mp4")
+        rows = [{"path": f"{number}.mp4", "caption": f"of {number}"}]
+        pq.write_table(pa.Table.from_pylist(rows), Path(world.root) / f"train-{number}.parquet")
+    brought = world.bring()
+    assert world.texts(brought) == {f"{number}.mp4": [[f"of {number}"]] for number in range(5)}
+    assert brought.lines[0] == (
+        "captions.from parquet: train-0.parquet, train-1.parquet, train-2.parquet and 2 more: "
+        "a table; path 'path', caption 'caption'"
+    )
+
+
+def test_texts_of_which_none_has_the_name_of_a_video_are_named(world):
+    world.add("a.mp4")
+    write(world, "caption_of_a.txt", "a cat")
+    with pytest.raises(ConfigError) as caught:
+        world.bring()
+    assert "  caption_of_a.txt: 'caption_of_a': no such video" in str(caught.value).splitlines()
+    assert f"  {world.clips[0]['clip_id']} of '{world.root}/a.mp4'" in str(caught.value).splitlines()
+
+
+def test_tables_of_several_folders_do_not_share_names(world):
+    """Hugging Face: `1.mp4` is in the folder of its table; the videos of one of them are not in the dataset."""
+    world.add("deep/1.mp4")
+    for folder in ("a", "b"):
+        write(world, f"{folder}/metadata.csv", table(["file_name", "text"], ["1.mp4", f"of {folder}"]))
+    with pytest.raises(ConfigError, match="captions of different paths could be of this one video"):
+        world.bring()
+    write(world, "deep/metadata.csv", table(["file_name", "text"], ["1.mp4", "of deep"]))
+    brought = world.bring()
+    assert world.texts(brought) == {"deep/1.mp4": [["of deep"]]}
+    assert len(brought.unmatched_captions) == 2
 
 
 # -- what is asked for --------------------------------------------------------------------------------------------

@@ -49,11 +49,14 @@ def clips_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Clip]]:
 def assign(
     row: Row, clip_id: str, video: Video, clips: list[Clip], spread: bool, min_overlap: float
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """((clip_id, text) pairs, why each other text has no clip). `clip_id`: the one clip that the row names, or ""."""
+    """((clip_id, text) pairs, why the row, or each of its time spans, has no clip).
+
+    clip_id: the one clip that the row names, or "".
+    """
     if clip_id:
         return [(clip_id, text) for text in row.texts], []
     if not clips:
-        return [], ["its video has no clip in the dataset"] * len(row.texts)
+        return [], ["its video has no clip in the dataset"]
     if not row.spans:
         takers = clips if spread else [clip for clip in clips if clip.covers(video)]
         if takers:
@@ -61,7 +64,7 @@ def assign(
         why = f"it is of a whole video that was cut into {len(clips)} clips, see captions.spread"
         if len(clips) == 1:
             why = "it is of a whole video, the clip is only a part of it, see captions.spread"
-        return [], [why] * len(row.texts)
+        return [], [why]
     given, missed = [], []
     for span, text in zip(row.spans, row.texts, strict=True):
         best = max(clips, key=lambda clip: clip.overlap(span))

@@ -129,7 +129,7 @@ def bring(
         "clips": len(owners),
         "captioned": len(captions),
     }
-    uris = {clip_id: by_key[video].uris[0] if video in by_key else video for clip_id, video in owners.items()}
+    uris = {clip_id: by_key[video].uris[0] for clip_id, video in owners.items()}
     lines = [*reading.lines, *_account(counts, hows, unmatched, problems, without, uris)]
     if not captions:
         raise ConfigError("captions: none of the captions found belongs to a clip\n" + "\n".join(lines))
@@ -156,13 +156,20 @@ class _Reading:
         if len(present) > 1:
             several = " and ".join(f"{name} ({example})" for name, example in present.items())
             raise ConfigError(f"captions.from: {path} has captions as {several}; choose: {', '.join(present)}")
-        self.family = next(iter(present), family)
+        # Sidecars of which none has a video's name: reading on names them, and the videos.
+        self.family = next(iter(present), "sidecar" if family == "auto" and files.sidecars else family)
 
     def rows(self) -> Iterator[Row | Problem]:
         if self.family == "sidecar":
             yield from self._sidecars()
-        for table in self._tables.get(self.family, ()):
-            self.lines.append(f"captions.from {self.family}: {table.name}: {table.mapping}")
+        tables = self._tables.get(self.family, [])
+        alike: dict[str, list[str]] = {}
+        for table in tables:
+            alike.setdefault(str(table.mapping), []).append(table.name)
+        for mapping, names in alike.items():
+            more = f" and {len(names) - EXAMPLES:,} more" * (len(names) > EXAMPLES)
+            self.lines.append(f"captions.from {self.family}: {', '.join(names[:EXAMPLES])}{more}: {mapping}")
+        for table in tables:
             yield from table.rows()
         self.lines += self._notes[:20]
 

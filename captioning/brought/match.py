@@ -38,7 +38,8 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Video:
-    """One content. uris: all files that hold it. key: its video_id, or the uri where it could not be read."""
+    """One content. key: its video_id, or the uri where it could not be read. uris: all files that hold it, the one
+    that is called ok first."""
 
     key: str
     uris: tuple[str, ...]
@@ -52,9 +53,13 @@ def videos_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Video]:
     facts: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         key = row.get("video_id") or row["uri"]
-        uris.setdefault(key, []).append(row["uri"])
-        if key not in facts or row.get("status") == "ok":
+        known = uris.setdefault(key, [])
+        if row.get("status") == "ok":
+            known.insert(0, row["uri"])
             facts[key] = row
+        else:
+            known.append(row["uri"])
+            facts.setdefault(key, row)
     return {
         key: Video(key, tuple(found), facts[key].get("duration_s"), facts[key].get("frames_decoded"))
         for key, found in uris.items()
