@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from helpers_curate import curate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -25,9 +26,11 @@ from captioning.brought.config import BroughtConfig
 from captioning.brought.files import address, without_suffix
 from captioning.brought.match import Index, Match, settle, videos_of
 from captioning.brought.rows import Row, RowError, literal, make_row, seconds
+from curation.dataset.publish import snapshot
 from curation.ingest import list_input
 from orchestration.config import Config, load_config, parse_config
 from orchestration.errors import ConfigError
+from orchestration.storage import Storage
 
 
 class Run(Config):
@@ -498,6 +501,39 @@ def test_two_captions_that_could_be_of_one_video_are_of_none(world):
     }
 
 
+def test_a_name_written_with_backslashes_yields_to_one_that_is_spelt_like_the_file(world):
+    world.add("a/x.mp4")
+    rows = [["a\\x.mp4", "written on Windows"]]
+    write(world, "t.csv", table(["path", "text"], *rows))
+    assert world.texts(world.bring()) == {"a/x.mp4": [["written on Windows"]]}
+    write(world, "t.csv", table(["path", "text"], *rows, ["a/x.mp4", "its own"]))
+    assert world.texts(world.bring()) == {"a/x.mp4": [["its own"]]}
+
+
+@pytest.mark.slow
+def test_a_curated_dataset(samples, tmp_path):
+    """The tables as curation leaves them; two of the four videos have a caption beside them."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("bikes", "bigbuckbunny", "carphone_pristine"):
+        shutil.copy(samples / f"{name}.mp4", raw)
+    shutil.copy(raw / "bikes.mp4", raw / "bikes again.mp4")
+    (raw / "bikes again.txt").write_text("men on bikes")
+    (raw / "carphone_pristine.txt").write_text("a man in a car")
+    curate(raw, tmp_path / "out")
+    storage = Storage(tmp_path / "out")
+    videos, clips = (
+        [row for part in snapshot(storage, name) for row in part.to_pylist()] for name in ("videos", "clips")
+    )
+    brought = bring(BroughtConfig(spread=True), videos, clips, source=str(raw), exclude=storage.uri)
+    names = {row["video_id"]: Path(row["uri"]).stem for row in videos if row["status"] == "ok"}
+    texts = {"bikes": ("men on bikes",), "bikes again": ("men on bikes",), "carphone_pristine": ("a man in a car",)}
+    expected = {row["clip_id"]: texts.get(names[row["video_id"]]) for row in clips}
+    assert brought.captions == {clip_id: text for clip_id, text in expected.items() if text}
+    assert set(brought.unmatched_clips) == {clip_id for clip_id, text in expected.items() if not text}
+    assert brought.counts["videos"] == 2
+
+
 NAMES = [
     "x",
     "X",
@@ -827,6 +863,8 @@ def test_a_bucket_gives_the_same_captions_as_a_folder(bucket, tmp_path):
             bucket.upload_file(str(path), "footage", f"raw/{path.relative_to(local.root)}")
     bucket.put_object(Bucket="footage", Key="raw/sidecars/empty.txt", Body=b"")
     write(local, "sidecars/empty.txt", "")
+    local.add("empty.mp4")
+    remote.add("empty.mp4")
     for folder, choice in (
         ("sidecars", "auto"),
         ("tables", "csv"),
@@ -840,6 +878,7 @@ def test_a_bucket_gives_the_same_captions_as_a_folder(bucket, tmp_path):
         there = remote.bring(f"s3://footage/raw/{folder}", **{"from": choice})
         assert there.captions == here.captions
         assert there.counts == here.counts
+        assert there.problems == here.problems
         assert [line.replace(remote.root, local.root) for line in there.lines] == list(here.lines)
         mixed = World("s3://footage/raw")  # the captions here, the videos there
         mixed.videos, mixed.clips = remote.videos, remote.clips
