@@ -50,7 +50,8 @@ class SpatialNorm(nn.Module):
     """GroupNorm, then a scale and shift from the latents at the same place (Zheng et al., arXiv 2209.09002).
 
     The two 1x1x1 convolutions are done on the latents and their results enlarged, not the other way round: nearest
-    neighbours commute with them, and at the decoder's end the latents are 64 times fewer pixels.
+    neighbours commute with them, and at the decoder's end the latents are 64 times fewer pixels. Rows are never
+    repeated in memory, but broadcast.
     """
 
     def __init__(self, channels: int, latent_channels: int, groups: int):
@@ -60,9 +61,10 @@ class SpatialNorm(nn.Module):
         self.conv_b = CausalConv3d(latent_channels, channels, kernel=1)
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
-        scale = enlarge(self.conv_y(latents), x.shape[2:])
-        shift = enlarge(self.conv_b(latents), x.shape[2:])
-        return torch.addcmul(shift, self.norm_layer(x), scale)
+        frames, width, rows = x.shape[2], x.shape[4], latents.shape[3]
+        scale, shift = (widened(conv(latents), frames, width)[:, :, :, :, None] for conv in (self.conv_y, self.conv_b))
+        normed = self.norm_layer(x).unflatten(3, (rows, -1))  # [B, C, T, h, H/h, W]
+        return torch.addcmul(shift, normed, scale).flatten(3, 4)
 
 
 class ResnetBlock(nn.Module):
@@ -160,13 +162,16 @@ class Level(nn.Module):
         return x
 
 
-def enlarge(x: Tensor, size: torch.Size) -> Tensor:
-    """Nearest neighbours in [T, H, W]; where a video begins (an odd number of frames) its first frame stays one."""
-    if size[0] > 1 and size[0] % 2:
-        first = F.interpolate(x[:, :, :1], size=(1, *size[1:]))
-        rest = F.interpolate(x[:, :, 1:], size=(size[0] - 1, *size[1:]))
-        return torch.cat([first, rest], dim=2)
-    return F.interpolate(x, size=tuple(size))
+def widened(x: Tensor, frames: int, width: int) -> Tensor:
+    """Nearest neighbours along time and rows: [B, C, t, h, w] -> [B, C, frames, h, width].
+
+    Where a video begins (an odd number of frames) its first frame stays one.
+    """
+    if frames != x.shape[2]:
+        first = frames % 2
+        rest = x[:, :, first:].repeat_interleave((frames - first) // (x.shape[2] - first), dim=2)
+        x = torch.cat([x[:, :, :1], rest], dim=2) if first else rest
+    return x.repeat_interleave(width // x.shape[4], dim=4)
 
 
 def framewise(conv: nn.Conv2d, x: Tensor) -> Tensor:
