@@ -265,6 +265,17 @@ def test_files_of_made_clips_keep_their_colours(backend: LocalBackend, tmp_path:
     assert hits([answer.text for answer in backend.answer(requests)], clips) == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu(weights: Path, dtype: str) -> None:
+    backend = LocalBackend(LocalConfig.model_validate({"model": str(weights), "device": "cuda", "dtype": dtype}))
+    backend.setup()
+    clips = synthetic_clips(64, seed=7)
+    assert hits([answer.text for answer in backend.answer([ask(clip) for clip in clips])], clips) >= 0.95
+    hot = [ask(clip, sampling=Sampling(temperature=4.0, max_tokens=8, seed=1)) for clip in clips[:8]]
+    assert [answer.text for answer in backend.answer(hot)] == [backend.answer([one])[0].text for one in hot]
+
+
 def test_what_identifies_a_model(weights: Path, tmp_path: Path) -> None:
     def name(folder: Path) -> str:
         return LocalBackend(LocalConfig(model=str(folder))).model
@@ -290,6 +301,18 @@ def test_pickled_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
     with pytest.raises(RushesError, match=r"cannot load .*pickled"):
+        LocalBackend(LocalConfig(model=str(copied), device="cpu")).setup()
+
+
+def test_weights_of_which_some_are_missing_are_refused(weights: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copied = shutil.copytree(weights, tmp_path / "short")
+    tensors = load_file(copied / "model.safetensors")
+    gone = next(name for name in sorted(tensors) if "mlp" in name)
+    del tensors[gone]
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RushesError, match=r"1 tensors are missing or of another shape"):
         LocalBackend(LocalConfig(model=str(copied), device="cpu")).setup()
 
 

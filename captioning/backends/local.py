@@ -25,7 +25,7 @@ from orchestration.errors import RushesError
 
 PRESETS = {
     "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
-    "tarsier2-recap": "omni-research/Tarsier2-Recap-7b",
+    "tarsier2-recap": "omni-research/Tarsier2-Recap-7b",  # published with a config.json that only vLLM can read
     "skycaptioner-v1": "Skywork/SkyCaptioner-V1",
 }
 # What answers depend on besides the weights: they are part of a folder's fingerprint.
@@ -90,7 +90,9 @@ class LocalBackend:
         """Load processor and weights. Raises RushesError where they are not to be had, ConfigError for the device."""
         allow_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         config = self.config
         self._device = torch_device(config.device)
         source = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
@@ -98,8 +100,8 @@ class LocalBackend:
         dtype = "float32" if config.dtype == "auto" and self._device.type == "cpu" else config.dtype
         try:
             self._processor = AutoProcessor.from_pretrained(config.model, **source)
-            model = AutoModelForImageTextToText.from_pretrained(
-                config.model, dtype=dtype, use_safetensors=True, **attention, **source
+            found: Any = AutoModelForImageTextToText.from_pretrained(
+                config.model, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention, **source
             )
         except (OSError, ValueError, ImportError) as error:
             raise RushesError(
@@ -107,6 +109,12 @@ class LocalBackend:
                 "the processor's files, or a hub name that this machine can reach or has in its cache? Without such "
                 "weights set backend.kind=attributes."
             ) from error
+        model, loaded = found
+        if strange := sorted(loaded["missing_keys"]) + sorted(map(str, loaded["mismatched_keys"])):
+            raise RushesError(  # transformers would fill these in at random and say so in a warning
+                f"the weights of {config.model} are not those of the architecture that its config.json names: "
+                f"{len(strange)} tensors are missing or of another shape, the first one is {strange[0]}"
+            )
         self._model = model.to(self._device).eval()
         # A request says how to draw; of the checkpoint's own settings only the tokens that end an answer count.
         ends = self._model.generation_config.eos_token_id
