@@ -100,6 +100,8 @@ class Index:
         path = places[0] if absolute else posixpath.normpath(name)
         if row.sidecar:
             path = path.removeprefix(self._root.rstrip("/") + "/")
+            if self._two(places[0]):
+                return AMBIGUOUS
         parts = _parts(path)
         tries: list[tuple[str, int, int]] = [(place, 0, 0) for place in dict.fromkeys(places)]
         if len(parts) > 1 and ".." not in parts:
@@ -107,8 +109,9 @@ class Index:
         tries.append((parts[-1] if parts else "", 1, 4))
         for count, group in itertools.groupby(tries, key=lambda item: item[1]):
             ends = list(group)
+            beside = row.sidecar and not count  # a sidecar's own name is its video's without the suffix
             # (the video's suffix is left out, the row's too, what that adds to the rank)
-            for stem, cut, more in ((False, False, 0), (True, False, count == 1), (True, True, 1 + (count == 1))):
+            for stem, cut, more in ((False, False, 0), (True, False, 1 - beside), (True, True, 1 + (count == 1))):
                 for end, _, rank in ends:
                     video = self._table(stem, count).get(without_suffix(end) if cut else end, "")
                     if video is None:
@@ -118,6 +121,11 @@ class Index:
                         return Match(video, how, rank + more, places[0])
         clip = next((key for key in (name, without_suffix(posixpath.basename(name))) if key in self._clips), None)
         return Match(self._clips[clip], "clip id", 0, clip=clip) if clip else NO_VIDEO
+
+    def _two(self, place: str) -> bool:
+        """Whether a sidecar, x.mp4.txt, is beside x.mp4 and x.mp4.mp4."""
+        named, stemmed = (self._table(stem, 0).get(place, "") for stem in (False, True))
+        return named != "" and stemmed != "" and named != stemmed
 
     def _table(self, stem: bool, count: int) -> dict[str, str | None]:
         """The last `count` parts of each video's path → its key, None where several share them; 0: the address."""
