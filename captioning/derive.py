@@ -12,7 +12,7 @@ from captioning import phrases
 from captioning.structured import Structured, Subject
 
 SHORT_WORDS = 25
-COVERED = 0.6  # share of the summary's words that the other fields say too, from which on it adds nothing to them
+COVERED = 0.75  # share of the summary's words that the other fields say too, from which on it adds nothing to them
 ANSWER_CHARACTERS = 100_000  # a caption's JSON has a few thousand
 OBJECTS = 50  # places where an answer's object is sought
 LINES = 6  # of on-screen text in a dense caption

@@ -35,7 +35,8 @@ _HEAD_ENDS = re.compile(r",|\s(?:with|in|on|of|at|from|near|by|who|that|which|\w
 def content(text: str) -> frozenset[str]:
     """The words that carry meaning, without endings."""
     found = re.findall(r"\w+", text.lower().replace("'s ", " "))
-    return frozenset(re.sub(r"(?<=\w{3})(?:ing|ed|es|s)$", "", word) for word in found if word not in STOP)
+    stems = (re.sub(r"(?<=\w{3})(?:ing|ed|es|s)$", "", word) for word in found if word not in STOP)
+    return frozenset(re.sub(r"([bdgmnprt])\1$", r"\1", stem) for stem in stems)
 
 
 def first(text: str) -> str:
