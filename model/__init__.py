@@ -3,7 +3,7 @@
     transformer.py                        the expert transformer, made of attention.py and positions.py
     vae.py                                the causal 3D VAE, made of vae_blocks.py and vae_tiling.py
     diffusion.py, timesteps.py            noise schedule, predictions and their conversions; which timesteps to train on
-    guidance.py, samplers.py, sample.py   from noise to latents, to frames
+    noise.py, guidance.py, samplers.py, sample.py   from noise to latents, to frames
     perceptual.py, discriminator.py, vae_loss.py   what the VAE is trained with
     pretrained.py, lora.py                diffusers' folders and files, read and written
     flops.py                              what a step costs

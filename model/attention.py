@@ -27,8 +27,8 @@ _PACKAGES = {"flash2": "flash_attn", "flash3": "flash_attn_interface"}
 def choose(backend: Backend, device: torch.device) -> Backend:
     """The kernel to use on a device, never "auto".
 
-    auto: on Hopper FlashAttention-3 where its package is installed, else cuDNN's; on other devices what torch's own
-    dispatcher picks (FlashAttention-2 on Ampere and Ada, its CPU kernel elsewhere).
+    auto: on Hopper FlashAttention-3 where its package is installed; else cuDNN's there and on later cards; on other
+    devices what torch's own dispatcher picks (FlashAttention-2 on Ampere and Ada, its CPU kernel elsewhere).
 
     Raises:
         ValueError: an unknown name, a package that is not installed, a device without such a kernel.
@@ -37,9 +37,10 @@ def choose(backend: Backend, device: torch.device) -> Backend:
         raise ValueError(f"attention backend {backend!r} is none of {', '.join(get_args(Backend))}")
     cuda = device.type == "cuda"
     if backend == "auto":
-        if not cuda or torch.cuda.get_device_capability(device)[0] != 9:
+        generation = torch.cuda.get_device_capability(device)[0] if cuda else 0
+        if generation < 9:
             return "sdpa"
-        return "flash3" if _installed("flash3") else "cudnn"
+        return "flash3" if generation == 9 and _installed("flash3") else "cudnn"
     if backend in ("cudnn", "flash2", "flash3") and not cuda:
         raise ValueError(f"attention backend {backend} runs on CUDA devices only, not on {device}; use auto")
     if backend in _PACKAGES and not _installed(backend):
@@ -48,7 +49,11 @@ def choose(backend: Backend, device: torch.device) -> Backend:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, backend: Backend = "sdpa") -> Tensor:
-    """softmax(q kᵀ / √d) v over all positions, no mask: [B, S, heads, d] three times -> [B, S, heads, d]."""
+    """softmax(q kᵀ / √d) v over all positions, no mask: [B, S, heads, d] three times -> [B, S, heads, d].
+
+    float32 goes to torch's own kernels: FlashAttention's packages have none for it.
+    """
+    q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves normalised queries and keys in float32
     if backend in _PACKAGES and q.dtype in (torch.float16, torch.bfloat16):
         out = _flash(backend)(q, k, v)
         return out[0] if isinstance(out, tuple) else out

@@ -28,6 +28,17 @@ _FIXED = {
     "timestep_spacing": "trailing",
     "trained_betas": None,
 }
+# What diffusers takes where scheduler_config.json does not say.
+_ABSENT = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "snr_shift_scale": 3.0,
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+    "clip_sample": True,
+    "timestep_spacing": "leading",
+}
 _UNUSED = {"clip_sample_range": 1.0, "sample_max_value": 1.0}  # of clipping, which is off
 
 
@@ -48,6 +59,8 @@ class NoiseSchedule:
     prediction_type: Prediction = "v_prediction"
 
     def __post_init__(self) -> None:
+        if self.snr_shift_scale <= 0:
+            raise ValueError(f"snr_shift_scale is {self.snr_shift_scale}; it has to be above 0")
         if self.prediction_type not in get_args(Prediction):
             raise ValueError(f"prediction_type is {self.prediction_type!r}, not {' or '.join(get_args(Prediction))}")
         if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
@@ -75,7 +88,7 @@ class NoiseSchedule:
         """From the scheduler/ of a diffusers CogVideoX folder or hub name. Raises ValueError for other processes."""
         folder = pretrained.locate(where, "scheduler", revision)
         found = pretrained.read_config(folder, SCHEDULERS.values(), "scheduler_config.json")
-        found = {key: value for key, value in found.items() if key not in _UNUSED}
+        found = {key: value for key, value in {**_ABSENT, **found}.items() if key not in _UNUSED}
         return pretrained.to_config(found, cls, _FIXED, folder / "scheduler_config.json")
 
     def save_pretrained(self, folder: str | Path, sampler: str = "dpm") -> None:

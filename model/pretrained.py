@@ -8,6 +8,8 @@ unpickles: .bin and .pt files are not read.
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,6 +26,8 @@ Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")
 
 WEIGHTS = "diffusion_pytorch_model"
+# Files of weights that a loader would read: one, or shards and their index (variants such as fp16 are others).
+_OURS = re.compile(rf"{WEIGHTS}(-\d+-of-\d+)?\.safetensors|{WEIGHTS}\.safetensors\.index\.json")
 PIPELINES = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")  # the second samples with the same weights
 # What a config.json may say beside the dataclass's fields, and the only value that these networks have.
 TRANSFORMER = {
@@ -58,7 +62,7 @@ def locate(where: str | Path, part: str, revision: str | None = None) -> Path:
         ValueError: a pipeline of another kind.
         FileNotFoundError: neither a folder nor to be had from the hub.
     """
-    folder = Path(where)
+    folder = Path(where).expanduser()
     if not folder.is_dir():
         folder = _download(str(where), part, revision)
     index = folder / "model_index.json"
@@ -94,10 +98,12 @@ def transformer_config(folder: Path, config_class: type[Config]) -> Config:
         raise ValueError(
             f"{path} is of CogVideoX 1.5 (patch_size_t={found['patch_size_t']}); rushes reads CogVideoX 1.0"
         )
-    if found.get("use_learned_positional_embeddings") or found.get("in_channels") == 2 * (
-        found.get("out_channels") or 16
-    ):
-        raise ValueError(f"{path} is of an image-to-video CogVideoX; rushes reads text-to-video ones")
+    given, made = found.get("in_channels", 16), found.get("out_channels", 16)
+    if found.get("use_learned_positional_embeddings") or given != made:
+        raise ValueError(
+            f"{path} is of an image-to-video or controlled CogVideoX ({given} channels in, {made} out); rushes reads "
+            "text-to-video ones"
+        )
     return to_config(found, config_class, TRANSFORMER, path)
 
 
@@ -105,6 +111,7 @@ def vae_config(folder: Path, config_class: type[Config]) -> Config:
     """Raises ValueError for any setting that this VAE does not have."""
     found = read_config(folder, ["AutoencoderKLCogVideoX"])
     path = folder / "config.json"
+    found.pop("sample_size", None)  # of early files; nothing reads it
     for key, block in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
         if set(kinds := found.pop(key, [block])) != {block}:
             raise ValueError(f"{path} has {key} {kinds}; rushes has {block} only")
@@ -139,7 +146,8 @@ def load_weights(network: Network, folder: Path, dtype: torch.dtype | None = Non
     state: dict[str, torch.Tensor] = {}
     for path in _files(folder):
         try:
-            state.update(load_file(path))
+            # Copies: what is loaded is mapped, and would change with the file.
+            state.update({name: tensor.clone() for name, tensor in load_file(path).items()})
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     wrong = [
@@ -161,20 +169,28 @@ def load_weights(network: Network, folder: Path, dtype: torch.dtype | None = Non
 
 
 def save(network: nn.Module, folder: Path, config: Mapping[str, Any], max_shard_size: str = "10GB") -> None:
-    """Writes weights, then config.json. Raises ValueError where adapters (LoRA) are still in the network."""
+    """Writes beside what is there, then takes its place: weights, their index, config.json, and old shards go last.
+
+    Raises ValueError where adapters (LoRA) are still in the network.
+    """
     state = network.state_dict()
     if adapters := [name for name in state if ".lora_" in name or ".base_layer." in name]:
         raise ValueError(
             f"the network has adapters in it ({adapters[0]}, ...): merge them (lora.merge), or save them (lora.save)"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{WEIGHTS}*.safetensors*"):
-        old.unlink()
     state = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    save_torch_state_dict(
-        state, folder, filename_pattern=f"{WEIGHTS}{{suffix}}.safetensors", max_shard_size=max_shard_size
-    )
-    write_json(folder / "config.json", config)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+        made = Path(scratch)
+        pattern = f"{WEIGHTS}{{suffix}}.safetensors"
+        save_torch_state_dict(state, made, filename_pattern=pattern, max_shard_size=max_shard_size)
+        write_json(made / "config.json", config)
+        new = sorted(path.name for path in made.iterdir())
+        for name in sorted(new, key=lambda name: (name == "config.json", name.endswith(".index.json"))):
+            (made / name).replace(folder / name)
+    for old in folder.iterdir():
+        if _OURS.fullmatch(old.name) and old.name not in new:
+            old.unlink()
 
 
 def save_pipeline(
@@ -219,20 +235,34 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def to_config(found: dict[str, Any], config_class: type[Config], fixed: Mapping[str, Any], path: Path) -> Config:
-    names = {field.name for field in fields(config_class)}  # type: ignore[arg-type]
+    """A dataclass of what a file says. Raises ValueError, naming the file, for what the dataclass cannot hold."""
+    defaults = {field.name: field.default for field in fields(config_class)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for key, value in found.items():
-        if key in names:
+        if key in defaults:
             given[key] = tuple(value) if isinstance(value, list) else value
+            kind = type(defaults[key])
+            fits = isinstance(given[key], int | float if kind is float else kind)
+            if not fits or isinstance(value, bool) != (kind is bool):
+                raise ValueError(f"{path}: {key} is {value!r}, no {kind.__name__}")
+        elif key == "quantization_config":
+            raise ValueError(f"{path} is of quantised weights; rushes reads plain ones")
         elif value != fixed.get(key):
             only = f"has only {fixed[key]!r}" if key in fixed else "does not know it"
             raise ValueError(f"{path}: {key} is {value!r}; rushes {only}")
-    return config_class(**given)
+    try:
+        return config_class(**given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _files(folder: Path) -> list[Path]:
     index = folder / f"{WEIGHTS}.safetensors.index.json"
-    names = set(_read(index)["weight_map"].values()) if index.is_file() else {f"{WEIGHTS}.safetensors"}
+    names = {f"{WEIGHTS}.safetensors"}
+    if index.is_file():
+        names = set(_read(index).get("weight_map", {}).values())
+        if not names:
+            raise ValueError(f"{index} has no weight_map")
     paths = [folder / Path(name).name for name in sorted(names)]  # a name with a path in it stays in the folder
     if absent := [path.name for path in paths if not path.is_file()]:
         others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing else"
@@ -262,7 +292,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _download(name: str, part: str, revision: str | None) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(f"no folder {name}")
-    patterns = ["*.json", f"{part}/*.safetensors", f"{WEIGHTS}*.safetensors"]
+    shards = (f"{WEIGHTS}.safetensors", f"{WEIGHTS}-*-of-*.safetensors")  # no variants
+    patterns = ["*.json", *shards, *(f"{part}/{name}" for name in shards)]
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

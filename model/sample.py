@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.diffusion import NoiseSchedule, to_x0
 from model.guidance import dynamic_scale, guide
+from model.noise import standard_normal
 from model.samplers import ddim_step, dpm_step, trailing_timesteps
 from model.transformer import ExpertTransformer
 from model.vae import CHUNK, CausalVAE, check_frames
@@ -28,7 +29,7 @@ def noise_for(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal latents [batch, F, C, H/8, W/8] for a video of `frames` (8N+1; 1: an image) of height x width px;
-    what is left out is what the transformer is made for. On the generator's device.
+    what is left out is what the transformer is made for. On the transformer's device.
 
     Raises:
         ValueError: a size that cannot be made.
@@ -41,11 +42,10 @@ def noise_for(
     if height % (8 * config.patch_size) or width % (8 * config.patch_size):
         raise ValueError(f"{height}x{width} px; height and width have to be multiples of {8 * config.patch_size}")
     shape = (batch, (frames - 1) // config.temporal_compression_ratio + 1, config.in_channels, height // 8, width // 8)
-    device = generator.device if generator is not None else None
-    return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    return standard_normal(shape, generator, _home(transformer).device, dtype)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     transformer: ExpertTransformer,
     schedule: NoiseSchedule,
@@ -66,9 +66,9 @@ def sample(
     of training timesteps (elsewhere diffusers steps past the next timestep) and `dynamic` is off.
 
     Args:
-        noise: see noise_for.
-        text, negative: embeddings [B, T, E] of the captions and of the negative (or empty) ones; without `negative`, or
-            with a guidance of 1, there is no guidance.
+        noise: see noise_for. Between steps the latents have its type; the network is given its own.
+        text, negative: embeddings [B, T, E] of the captions and of the negative (or empty) ones [B or 1, T, E]; without
+            `negative`, or with a guidance of 1 or less, there is no guidance.
         guidance: scale; with `dynamic` it rises to 1 + this.
         generator: for dpm's noise.
         progress: called with (steps done, steps).
@@ -81,12 +81,17 @@ def sample(
     timesteps = trailing_timesteps(steps, schedule.num_train_timesteps)
     alpha_bars = schedule.alpha_bars().tolist()
     ladder = [*(alpha_bars[t] for t in timesteps), 1.0]
+    home = _home(transformer)
     guided = negative is not None and guidance > 1
-    given = torch.cat([negative, text]) if guided and negative is not None else text
-    x, x0_before = noise, None
+    if guided and negative is not None:
+        if negative.shape[1:] != text.shape[1:] or len(negative) not in (1, len(text)):
+            raise ValueError(f"negative has shape {list(negative.shape)}, text {list(text.shape)}: they have to match")
+        text = torch.cat([negative.expand_as(text), text])
+    text = text.to(home)
+    x, x0_before = noise.to(home.device), None
     for i, t in enumerate(timesteps):
         inputs = torch.cat([x, x]) if guided else x
-        output = transformer(inputs, given, torch.full((len(inputs),), t, device=x.device)).float()
+        output = transformer(inputs.to(home), text, torch.full((len(inputs),), t, device=home.device)).float()
         if guided:
             unconditional, conditional = output.chunk(2)
             output = guide(conditional, unconditional, dynamic_scale(guidance, i, steps) if dynamic else guidance)
@@ -95,26 +100,26 @@ def sample(
             x = ddim_step(x.float(), x0, ladder[i], ladder[i + 1]).to(noise.dtype)
         else:
             second = x0_before is not None and i + 1 < steps
-            fresh = _noise(x, generator)
-            if second:
-                fresh = _noise(x, generator)  # diffusers draws for the first order too: equal seeds, equal videos
+            # diffusers draws for the first order in any case: equal seeds, equal videos
+            drawn = [standard_normal(x.shape, generator, x.device, x.dtype) for _ in range(2 if second else 1)]
             before = ladder[i - 1] if second else None
-            x = dpm_step(x.float(), x0, fresh, ladder[i], ladder[i + 1], x0_before, before).to(noise.dtype)
+            x = dpm_step(x.float(), x0, drawn[-1], ladder[i], ladder[i + 1], x0_before, before).to(noise.dtype)
             x0_before = x0
         if progress:
             progress(i + 1, steps)
     return x
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def to_video(
     vae: CausalVAE, latents: Tensor, *, chunk_frames: int | None = CHUNK, tiling: Tiling | None = None
 ) -> Tensor:
     """Latents [B, F, C, h, w] of `sample` to frames [B, 3, T, H, W] in [0, 1]."""
-    decoded = vae.decode(vae.unscaled(latents.transpose(1, 2)), chunk_frames=chunk_frames, tiling=tiling)
+    latents = latents.transpose(1, 2).to(vae.decoder.conv_in.conv.weight)
+    decoded = vae.decode(vae.unscaled(latents), chunk_frames=chunk_frames, tiling=tiling)
     return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else like.device
-    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+def _home(transformer: ExpertTransformer) -> Tensor:
+    """A weight whose device and type are the network's (a convolution: quantisers leave those alone)."""
+    return transformer.patch_embed.proj.weight

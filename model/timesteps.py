@@ -19,8 +19,10 @@ def explicit_uniform(seed: int, step: int, batch: int, rank: int = 0, world: int
     A pure function of its arguments.
 
     Raises:
-        ValueError: a rank outside of the world, or nothing to draw.
+        ValueError: a rank outside of the world, nothing to draw, a negative seed or step.
     """
+    if seed < 0 or step < 0:
+        raise ValueError(f"seed {seed}, step {step}; both have to be 0 or more")
     if not 0 <= rank < world or batch < 1 or timesteps < 1:
         raise ValueError(f"rank {rank} of {world} with {batch} samples of {timesteps} timesteps")
     size = batch * world

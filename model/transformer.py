@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from model.attention import Backend, attention, choose
 from model.positions import apply_rope, rope_3d, rope_positions, sincos_3d, timestep_embedding
 
 QK_EPS = 1e-6
+RECOMPUTE: Any = {"use_reentrant": False, "preserve_rng_state": False}  # nothing here is random
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class TimeEmbedding(nn.Module):
         self.linear_1 = nn.Linear(width, time_embed_dim)
         self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
 
-    def forward(self, timesteps: Tensor) -> Tensor:
-        sinusoids = timestep_embedding(timesteps, self.width).to(self.linear_1.weight.dtype)
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        sinusoids = timestep_embedding(timesteps, self.width).to(dtype)  # not the weights' own: they may be quantised
         return self.linear_2(F.silu(self.linear_1(sinusoids)))
 
 
@@ -263,7 +264,7 @@ class ExpertTransformer(nn.Module):
         grid = (frames, height // p, width // p)
         backend = choose(self.attention_backend, latents.device)
 
-        time = self.time_embedding(timesteps)  # [B, M]
+        time = self.time_embedding(timesteps, latents.dtype)  # [B, M]
         text, video = self.patch_embed(latents, text)
         rope = None
         if self.config.use_rotary_positional_embeddings:
@@ -274,7 +275,7 @@ class ExpertTransformer(nn.Module):
 
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, video = checkpoint(block, text, video, time, rope, backend, use_reentrant=False)
+                text, video = checkpoint(block, text, video, time, rope, backend, **RECOMPUTE)
             else:
                 text, video = block(text, video, time, rope, backend)
 

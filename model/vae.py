@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model import pretrained
+from model.noise import standard_normal
 from model.vae_blocks import EPS, CausalConv3d, ConvCache, Downsample, Level, SpatialNorm, Upsample, silu
 from model.vae_tiling import Tiling, chunks, in_tiles
 
@@ -76,7 +77,7 @@ class Posterior:
     logvar: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = standard_normal(self.mean.shape, generator, self.mean.device, self.mean.dtype)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
 
@@ -254,7 +255,7 @@ class CausalVAE(nn.Module):
 
 def check_frames(frames: int) -> None:
     """Raises ValueError where a video of so many frames would not come back from the VAE as long as it went in."""
-    if frames % 8 != 1:
+    if frames % 8 != 1 or frames < 1:
         shorter = max((frames - 1) // 8 * 8 + 1, 1)
         raise ValueError(
             f"{frames} frames are not 8N+1: the VAE keeps the first frame and halves the others twice, in chunks of 8, "

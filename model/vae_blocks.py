@@ -154,7 +154,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor, latents: Tensor | None, cache: ConvCache | None) -> Tensor:
         for resnet in self.resnets:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(resnet, x, latents, cache, use_reentrant=False)
+                x = checkpoint(resnet, x, latents, cache, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = resnet(x, latents, cache)
         for sampler in getattr(self, "downsamplers", getattr(self, "upsamplers", ())):
@@ -175,7 +175,7 @@ def widened(x: Tensor, frames: int, width: int) -> Tensor:
 
 
 def framewise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 2D convolution on each frame, without moving frames into the batch and back."""
+    """A 2D convolution on each frame, without moving frames into the batch and back (past the module's own hooks)."""
     return F.conv3d(x, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))  # type: ignore[arg-type]
 
 

@@ -195,6 +195,8 @@ def test_the_loss_varies_less_than_with_independent_timesteps():
 
 
 def test_a_rank_outside_of_the_world_is_refused():
+    with pytest.raises(ValueError, match="seed -1, step 0"):
+        explicit_uniform(-1, 0, 4)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         explicit_uniform(0, 0, 4, rank=2, world=2)
 

@@ -157,7 +157,10 @@ def test_the_published_config_is_the_2b_preset(tmp_path):
     [
         ({"patch_size_t": 2, "patch_bias": False}, "is of CogVideoX 1.5"),
         ({"ofs_embed_dim": 512}, "ofs_embed_dim is 512; rushes has only None"),
-        ({"in_channels": 32}, "image-to-video"),
+        ({"in_channels": 32}, r"image-to-video or controlled CogVideoX \(32 channels in, 16 out\)"),
+        ({"in_channels": 33}, r"image-to-video or controlled CogVideoX \(33 channels in, 16 out\)"),
+        ({"num_layers": "2"}, "num_layers is '2', no int"),
+        ({"quantization_config": {}}, "is of quantised weights"),
         ({"use_learned_positional_embeddings": True}, "image-to-video"),
         ({"activation_fn": "geglu"}, "activation_fn is 'geglu'; rushes has only 'gelu-approximate'"),
         ({"novelty": 3}, "novelty is 3; rushes does not know it"),
@@ -214,6 +217,55 @@ def test_other_schedules_are_refused(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "timestep_spacing": "leading"}))
     with pytest.raises(ValueError, match="timestep_spacing is 'leading'; rushes has only 'trailing'"):
         NoiseSchedule.from_pretrained(tmp_path)
+
+
+def test_what_a_schedule_leaves_out_is_what_diffusers_takes(tmp_path):
+    """Its defaults are another process than the released models', and are refused, not guessed."""
+    NoiseSchedule().save_pretrained(tmp_path)
+    path = tmp_path / "scheduler_config.json"
+    for key, message in (("prediction_type", "prediction_type epsilon cannot"), ("clip_sample", "clip_sample is True")):
+        kept = {name: value for name, value in json.loads(path.read_text()).items() if name != key}
+        (folder := tmp_path / key).mkdir()
+        (folder / path.name).write_text(json.dumps(kept))
+        with pytest.raises(ValueError, match=message):
+            NoiseSchedule.from_pretrained(folder)
+
+
+def test_saving_that_fails_leaves_what_was_there(tmp_path):
+    network = transformer()
+    network.save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"the user's")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever the library says
+        transformer(seed=1).save_pretrained(tmp_path, max_shard_size="much")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    network.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(before)
+
+
+def test_loaded_weights_do_not_change_with_their_file(tmp_path):
+    transformer().save_pretrained(tmp_path)
+    loaded = ExpertTransformer.from_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(bytes(4096))
+    wanted = transformer().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_16_bit_transformer_samples_from_the_default_noise():
+    network = transformer().bfloat16()
+    noise = noise_for(network, 2, 9, 64, 48, torch.Generator().manual_seed(0))
+    text, negative = torch.randn(2, 7, 24), torch.zeros(1, 7, 24)
+    latents = sample(network, NoiseSchedule(), noise, text, negative, steps=2)
+    assert latents.dtype == torch.float32
+    assert bool(latents.isfinite().all())
+    frames = to_video(vae().bfloat16(), latents[:1])
+    assert frames.shape == (1, 3, 9, 64, 48)
+    (network(latents.bfloat16(), text.bfloat16(), torch.zeros(2))).sum().backward()  # no inference tensors
+    with pytest.raises(ValueError, match=r"negative has shape \[1, 5, 24\], text \[2, 7, 24\]"):
+        sample(network, NoiseSchedule(), noise, text, negative[:, :5])
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):

@@ -116,6 +116,22 @@ def test_bfloat16_stays_near_float32():
     assert float((half.float() - exact).norm() / exact.norm()) < 0.03
 
 
+def test_weights_of_another_type_do_not_round_the_timestep():
+    """Quantisers keep weights as integers and compute in the input's type."""
+
+    class Stored(torch.nn.Linear):
+        def forward(self, x):
+            return torch.nn.functional.linear(x, self.exact, self.bias)
+
+    ours = transformer()
+    given = inputs(ROPE, 3, 6, 8)
+    wanted = ours(*given)
+    layer = ours.time_embedding.linear_1
+    layer.__class__, layer.exact = Stored, layer.weight.detach().clone()
+    layer.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.uint8), requires_grad=False)
+    torch.testing.assert_close(ours(*given), wanted)
+
+
 def test_presets_have_the_published_sizes():
     with torch.device("meta"):
         sizes = {
