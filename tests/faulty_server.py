@@ -1,16 +1,20 @@
 """A server with OpenAI's chat completions that fails as a script says, on real sockets: one asyncio TCP server.
 
-What it answers repeats the request (`answer to: PROMPT`), so that an answer given to the wrong request shows.
+What it answers repeats the request (`answer to: PROMPT`), so that an answer given to the wrong request shows; or it is
+a proxy, whose answers are those of a server behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import socket
 import struct
 import threading
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +27,9 @@ from typing import Any
 # 0.05 s), hang (no reply, connection open), reset (before headers), reset-headers, reset-body, cut (fewer bytes than
 # announced), truncated (JSON cut, length right), html, empty, gzip, huge, redirect:URL, json:TEXT (that body), echo
 # (400 that repeats the headers it was sent).
-Script = Callable[[str, int], str]  # prompt, number of its tries before → fault
+Script = Callable[[str, int], str]  # prompt (a proxy: a digest of what is asked), number of its tries before → fault
+
+ANSWERING = ("ok", "slow", "reset-headers", "reset-body", "cut", "truncated")  # faults of a reply that exists
 
 
 @dataclass
@@ -39,8 +45,11 @@ class Seen:
 
 
 @contextmanager
-def faulty_server(script: Script, port: int = 0, pause: float = 0.0) -> Iterator[tuple[str, Seen]]:
-    """Base URL and what it saw. pause: seconds that every reply takes, so that requests overlap."""
+def faulty_server(script: Script, port: int = 0, pause: float = 0.0, upstream: str = "") -> Iterator[tuple[str, Seen]]:
+    """Base URL and what it saw.
+
+    pause: seconds that every reply takes, so that requests overlap. upstream: base URL of the server behind a proxy.
+    """
     seen = Seen()
     loop = asyncio.new_event_loop()
     ready, stop = threading.Event(), asyncio.Event()
@@ -48,7 +57,7 @@ def faulty_server(script: Script, port: int = 0, pause: float = 0.0) -> Iterator
 
     async def serve() -> None:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _serve(reader, writer, script, seen, pause)
+            await _serve(reader, writer, script, seen, pause, upstream)
 
         server = await asyncio.start_server(connected, "127.0.0.1", port)
         address.append(server.sockets[0].getsockname()[1])
@@ -94,15 +103,20 @@ def prompt_of(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
 
 
+def digest(body: dict[str, Any]) -> str:
+    """Of what is asked: text and pictures."""
+    return hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()
+
+
 async def _serve(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: Script, seen: Seen, pause: float
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: Script, seen: Seen, pause: float, upstream: str
 ) -> None:
     with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:]) if name}
             body = json.loads(await reader.readexactly(int(headers["content-length"])))
-            prompt = prompt_of(body)
+            prompt = digest(body) if upstream else prompt_of(body)
             await asyncio.sleep(0.001)  # connections that closed before this request came are seen first
             seen.bodies.append(body)
             seen.headers.append(headers)
@@ -113,26 +127,41 @@ async def _serve(
             seen.most = max(seen.most, seen.now)
             try:
                 await asyncio.sleep(pause)
-                if not await _reply(reader, writer, prompt, headers, *fault.partition(":")[::2]):
+                if upstream and fault.partition(":")[0] in ANSWERING:
+                    status, good = await asyncio.to_thread(_forwarded, upstream, body)
+                else:
+                    status, good = 200, json.dumps(completion(f"answer to: {prompt}")).encode()
+                if not await _reply(reader, writer, status, good, headers, *fault.partition(":")[::2]):
                     break
             finally:
                 seen.now -= 1
     writer.close()
 
 
+def _forwarded(upstream: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        f"{upstream}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
 async def _reply(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    prompt: str,
+    status: int,
+    good: bytes,
     headers: dict[str, str],
     fault: str,
     value: str,
 ) -> bool:
     """Whether the connection goes on."""
-    good = json.dumps(completion(f"answer to: {prompt}")).encode()
     if fault in ("ok", "slow"):
         await asyncio.sleep(float(value or 0))
-        return await _send(writer, 200, good)
+        return await _send(writer, status, good)
     if fault == "status":
         return await _send(writer, int(value), json.dumps({"error": {"message": f"made {value}"}}).encode())
     if fault == "retry":

@@ -18,7 +18,7 @@ START_S = 120
 
 @contextmanager
 def transformers_serve(folder: Path, log: Path, port: int) -> Iterator[str]:
-    """Base URL of a server of the model in `folder`. Raises RuntimeError, with what it logged, where it does not start."""
+    """Base URL of a server of the model in `folder`. Raises RuntimeError with its log where it does not start."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "serve", str(folder), "--port", str(port), "--host", "127.0.0.1"]

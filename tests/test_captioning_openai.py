@@ -10,14 +10,18 @@ import logging
 import pickle
 import random
 import traceback
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
-from faulty_server import completion, deaf_server, faulty_server, free_port
+import tiny_vlm
+from faulty_server import completion, deaf_server, digest, faulty_server, free_port
+from helpers_serve import transformers_serve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -436,7 +440,6 @@ def test_the_key_reaches_the_server_and_nothing_else(key: str, caplog: pytest.Lo
     assert answers[0].reason
     assert answers[1].text == "your key is [key]"
     logged = [str(vars(record)) for record in caplog.records]
-    assert logged
     for text in (repr(answers), *logged, repr(asked), repr(vars(asked)), asked.model):
         assert KEY not in text
 
@@ -516,3 +519,79 @@ def test_the_model_names_what_changes_answers_and_only_that() -> None:
         assert OpenAIBackend(config(**{**base, **same})).model == name
     for other in ({"max_pixels": 5000}, {"extra_body": {"top_k": 1}}, {"send": "video_url"}, {"revision": "s"}):
         assert OpenAIBackend(config(**{**base, **other})).model != name
+
+
+# A real server of a real model.
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Base URL of `transformers serve`, and the trained model that it serves."""
+    folder = tiny_vlm.folder()
+    with transformers_serve(folder, tmp_path_factory.mktemp("serve") / "log", free_port()) as url:
+        yield url, folder
+
+
+def about(clips: list[tiny_vlm.Clip], max_tokens: int = 32) -> list[Request]:
+    sampling = Sampling(max_tokens=max_tokens)
+    return [Request(clip.name, tiny_vlm.PROMPT, clip.frames, clip.seconds, sampling=sampling) for clip in clips]
+
+
+def test_a_models_captions_reach_their_clips_through_faults(served: tuple[str, Path]) -> None:
+    """200 clips, shuffled, through a proxy that fails four tries in ten; ten clips' tries all fail."""
+    url, folder = served
+    clips = tiny_vlm.synthetic_clips(200, seed=41)
+    random.Random(1).shuffle(clips)
+    requests = about(clips)
+    asked = OpenAIBackend(config(url=url, model=str(folder)))
+    doomed = {digest(json.loads(asked._body(request))) for request in requests[:10]}
+    faults = ["status:500", "status:429", "retry:0", "reset", "reset-headers", "reset-body", "cut", "truncated", "html"]
+
+    def script(name: str, tries: int) -> str:
+        draw = random.Random(f"{name} {tries}")
+        return draw.choice(faults) if name in doomed or draw.random() < 0.4 else "ok"
+
+    with faulty_server(script, upstream=url) as (proxy, seen):
+        answers = backend(proxy, model=str(folder), retries=9, timeout_s=60, max_wait_s=200).answer(requests)
+    assert [answer.key for answer in answers] == [clip.name for clip in clips]
+    good = [(answer, clip) for answer, clip in zip(answers, clips, strict=True) if answer.status == "ok"]
+    assert [answer.key for answer in answers if answer.status == "failed"] == [clip.name for clip in clips[:10]]
+    assert all(answer.passing for answer in answers[:10])
+    assert tiny_vlm.hits([answer.text for answer, _ in good], [clip for _, clip in good]) >= 0.95
+    assert all(answer.finish == "stop" and answer.prompt_tokens and answer.output_tokens for answer, _ in good)
+    assert seen.most <= 16
+    assert max(seen.tries.values()) == 10
+
+
+def test_a_models_answer_may_be_cut_off(served: tuple[str, Path]) -> None:
+    url, folder = served
+    (answer,) = backend(url, model=str(folder)).answer(about(tiny_vlm.synthetic_clips(1, 1), max_tokens=3))
+    assert (answer.status, answer.finish, answer.output_tokens) == ("ok", "length", 3)
+    assert len(answer.text.split()) == 3
+
+
+def test_a_field_that_the_server_refuses_is_named(served: tuple[str, Path]) -> None:
+    url, folder = served
+    (request,) = about(tiny_vlm.synthetic_clips(1, 1))
+    (answer,) = backend(url, model=str(folder), extra_body={"top_q": 3}).answer([request])
+    assert (answer.status, answer.passing) == ("failed", False)
+    assert "HTTP 422" in answer.reason
+    assert "top_q" in answer.reason
+
+
+def test_what_the_server_cannot_do_is_a_reason(served: tuple[str, Path]) -> None:
+    """This server wants sound in every video, and has one model."""
+    url, folder = served
+    requests = about(tiny_vlm.synthetic_clips(1, 1))
+    (video,) = backend(url, model=str(folder), send="video_url", retries=1).answer(requests)
+    assert (video.status, video.passing) == ("failed", True)
+    assert "HTTP 500" in video.reason
+    (other,) = backend(url, model="another").answer(requests)
+    assert (other.status, other.passing) == ("failed", False)
+    assert "requested 'another'" in other.reason
+
+
+def test_text_alone_is_answered(served: tuple[str, Path]) -> None:
+    url, folder = served
+    (answer,) = backend(url, model=str(folder)).answer([Request("t", "Hello")])
+    assert (answer.key, answer.text, answer.finish) == ("t", tiny_vlm.NOTHING, "stop")

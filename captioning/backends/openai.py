@@ -139,6 +139,9 @@ class OpenAIBackend:
 
     def setup(self) -> None:
         """Raises ConfigError where the key is missing, or cannot be one."""
+        # A line a try, some with replies' headers, in which a server may repeat the key.
+        for library in ("httpx2", "httpcore2", "stamina"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         name = self.config.api_key_env
         if name is None:
             return
@@ -148,8 +151,6 @@ class OpenAIBackend:
         if not re.fullmatch(r"[!-~]+", key):  # said here without the key: an HTTP library would repeat it
             raise ConfigError(f"backend openai: {name} holds spaces or other characters that no key has")
         self._key = SecretStr(key)
-        for library in ("httpx2", "httpcore2"):  # their lines show replies' headers, and servers repeat what they get
-            logging.getLogger(library).setLevel(logging.WARNING)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request, in their order; at most `concurrency` of them are under way at a time."""
