@@ -55,6 +55,9 @@ def motion(label: str, confidence: float = 0.95, **speeds: float) -> dict:
         ("She opens it. It shows a ring.", "She opens it. It shows a ring."),
         ("There is no text visible.", ""),
         (" \n ", ""),
+        ("a dog runs.", "A dog runs."),
+        ("iPhones lie on a table.", "iPhones lie on a table."),
+        ("The second frame reveals a lake. the image does not contain any text.", "A lake."),
         ("A screen shows the video of a birth.", "A screen shows the video of a birth."),
         ("The picture of a queen hangs on a wall.", "The picture of a queen hangs on a wall."),
         ("The video shows how to tie a knot.", "The video shows how to tie a knot."),
@@ -105,6 +108,9 @@ def test_sentences_quotes_and_words() -> None:
         ("…", "stop", {"empty"}),
         ("Dog.", "stop", {"short"}),
         ("A dog runs over a", "stop", {"truncated"}),
+        ("Apples, pears, plums,", "stop", {"truncated"}),
+        ("A dog runs. A cat sleeps on its sofa", "stop", {"truncated"}),
+        ("A dog runs over a lawn", "stop", set()),
         ("A dog runs.", "length", {"truncated"}),
         ("A boy waves. A girl waves. A boy waves.", "stop", {"repetition"}),
         ("A man in a hat, a man in a coat, and a man in a car wait.", "stop", set()),
@@ -163,6 +169,12 @@ def test_another_language_can_be_wanted() -> None:
 )
 def test_no_description(text: str, want: str) -> None:
     assert want in names(text)
+
+
+def test_what_only_looks_like_it() -> None:
+    assert not names("Two trees by the road provide a sense of depth and scale to the image.")
+    assert not names("A cook holds up a card while the caption below it reads 'Pasta'.")
+    assert not names("A boy who cannot swim clings to a rope.")
 
 
 def test_quoted_instructions_are_descriptions() -> None:

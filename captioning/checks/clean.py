@@ -16,8 +16,8 @@ _KIND = (
     r"|recordings?)"
 )
 _MEDIUM = (
-    r"(?:(?:short|brief|given|provided|above|following|entire|whole|first|opening|final|last|next|same|video|film|movie|"
-    rf"animated|time-lapse)\s+)*{_KIND}(?:\s+(?:clips?|footage|sequence|frames?|segment|recording))?"
+    r"(?:(?:short|brief|given|provided|above|following|entire|whole|first|second|third|opening|final|last"
+    rf"|next|same|video|film|movie|animated|time-lapse)\s+)*{_KIND}(?:\s+(?:clips?|footage|sequence|frames?|segment|recording))?"
 )
 _THE = r"(?:the|this|that|these|our)"
 _SHOWS = (
@@ -26,7 +26,7 @@ _SHOWS = (
     r"|(?:seems?|appears?)\s+to\s+(?:show|depict|feature|capture)"
     r"|is\s+an?\s+(?:depiction|representation|portrayal|recording)\s+of(?:\s+(?:a\s+scene\s+(?:where|in\s+which|of)))?"
     r"|(?:shows?|showing|depicts?|depicting|features?|featuring|captures?|capturing|showcas(?:es?|ing)|displays?"
-    r"|presents?|portrays?|illustrates?|documents?))\s+(?:(?:us|the\s+viewer)\s+)?(?:that\s+)?(?!how\b|what\b|why\b)"
+    r"|presents?|portrays?|reveals?|illustrates?|documents?))\s+(?:(?:us|the\s+viewer)\s+)?(?:that\s+)?(?!how\b|what\b|why\b)"
 )
 _SEE = (
     r"(?:(?:we|you|one|viewers?|the\s+viewer)\s+(?:(?:can|could|are\s+able\s+to)\s+)?(?:clearly\s+)?"
@@ -94,10 +94,11 @@ _PAIRS = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 
 def clean(text: str) -> str:
     """`text` on one line without openers ("The video shows"), chat, mark-up and absence claims; idempotent. Empty when
-    nothing is left. No word is added; a first letter may become a capital."""
+    nothing is left. No word is added; a first letter becomes a capital."""
     while (peeled := _sentences(_markup(text))) != text:
         text = peeled
-    return text
+    first = text.split(" ", 1)[0]
+    return text[0].upper() + text[1:] if first.islower() else text  # not iPhone
 
 
 def _markup(text: str) -> str:

@@ -23,7 +23,8 @@ _REFUSAL = re.compile(
     | \b(?:unable|not\s+able)\s+to\s+(?:provide|view|describe|assist|identify|access|watch|determine)\b
     | \b(?:video|image|clip|footage|frame)s?\s+(?:is|are)\s+
       (?:too\s+(?:blurry|dark|short|unclear|blurred|noisy|low)|not\s+(?:clear|available|provided))
-    | \b(?:please\s+)?(?:provide|upload|attach|share)\s+(?:the|a|an|your|it|more)\b[^.]{0,40}
+    | (?:\bplease\s+|\b(?:can|could)\s+you\s+|^|[.!?]\s+)
+      (?:provide|upload|attach|share)\s+(?:the|a|an|your|it|more)\b[^.]{0,40}
       \b(?:video|image|again|description|frames|file)\b""",
     re.I | re.X,
 )
