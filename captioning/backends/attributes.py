@@ -148,7 +148,7 @@ class AttributesBackend:
         if kind == "static":
             return "static"
         # Shake and roll are not said: large things that move by pass for them.
-        speed = _number(facts, f"camera_{kind}") if kind in DIRECTIONS else None
+        speed = _number(facts, f"camera_{kind}") if isinstance(kind, str) and kind in DIRECTIONS else None
         return DIRECTIONS[str(kind)][speed < 0] if speed else ""
 
     def _events(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
