@@ -35,7 +35,6 @@ from curation.scorers.runtime import allow_torchvision
 from model.attention import attention, choose
 from model.flops import mfu, train_flops
 from model.positions import rope_3d, rope_positions
-from model.pretrained import describe_transformer, describe_vae
 from model.transformer import PRESETS, ExpertTransformer, TransformerConfig
 from model.vae import CausalVAE
 
@@ -72,7 +71,7 @@ def step_of(case: str, who: str, batch: int) -> Callable[[], Any]:
 
 
 def _transformer_step(config: TransformerConfig, who: str, batch: int) -> Callable[[], Any]:
-    network = _build(ExpertTransformer(config), who, "CogVideoXTransformer3DModel").train()
+    network = _build(ExpertTransformer(config), who).train()
     frames, height, width = LATENTS
     latents = torch.randn(batch, frames, config.in_channels, height, width, device=DEVICE, dtype=DTYPE)
     text = torch.randn(batch, config.max_text_seq_length, config.text_embed_dim, device=DEVICE, dtype=DTYPE)
@@ -96,7 +95,7 @@ def _transformer_step(config: TransformerConfig, who: str, batch: int) -> Callab
 
 
 def _vae_step(case: str, who: str) -> Callable[[], Any]:
-    vae = _build(CausalVAE.from_preset("cogvideox"), who, "AutoencoderKLCogVideoX").train()
+    vae = _build(CausalVAE.from_preset("cogvideox"), who).train()
     video = torch.randn(1, 3, *VIDEO, device=DEVICE, dtype=DTYPE).clamp(-1, 1)
     latents = torch.randn(1, 16, 3, VIDEO[1] // 8, VIDEO[2] // 8, device=DEVICE, dtype=DTYPE)
 
@@ -120,15 +119,14 @@ def _vae_step(case: str, who: str) -> Callable[[], Any]:
     }[case]
 
 
-def _build(ours: Any, who: str, kind: str) -> Any:
+def _build(ours: Any, who: str) -> Any:
     """Our network, or diffusers' with its configuration and weights."""
     if who == "ours":
         return ours.to(DEVICE, DTYPE)
     allow_torchvision()
     import diffusers
 
-    describe = describe_transformer if kind == "CogVideoXTransformer3DModel" else describe_vae
-    theirs = getattr(diffusers, kind).from_config(describe(ours.config))
+    theirs = getattr(diffusers, ours.kind).from_config(ours.describe(ours.config))
     theirs.load_state_dict(ours.state_dict())
     return theirs.to(DEVICE, DTYPE)
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from model import pretrained
 
 Prediction = Literal["v_prediction", "epsilon"]
-SCHEDULERS = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
 # What scheduler_config.json may say beside, and the only value that is supported.
 _FIXED = {
     "beta_schedule": "scaled_linear",
@@ -87,15 +86,15 @@ class NoiseSchedule:
     def from_pretrained(cls, where: str | Path, *, revision: str | None = None) -> Self:
         """From the scheduler/ of a diffusers CogVideoX folder or hub name. Raises ValueError for other processes."""
         folder = pretrained.locate(where, "scheduler", revision)
-        found = pretrained.read_config(folder, SCHEDULERS.values(), "scheduler_config.json")
+        found = pretrained.read_config(folder, pretrained.SCHEDULERS.values(), "scheduler_config.json")
         found = {key: value for key, value in {**_ABSENT, **found}.items() if key not in _UNUSED}
         return pretrained.to_config(found, cls, _FIXED, folder / "scheduler_config.json")
 
     def save_pretrained(self, folder: str | Path, sampler: str = "dpm") -> None:
         """Writes scheduler_config.json, for diffusers to sample with "dpm" or "ddim"."""
-        if sampler not in SCHEDULERS:
-            raise ValueError(f"no sampler {sampler!r}; there are {', '.join(SCHEDULERS)}")
-        content = {"_class_name": SCHEDULERS[sampler], **_FIXED, **_UNUSED, **asdict(self)}
+        if sampler not in pretrained.SCHEDULERS:
+            raise ValueError(f"no sampler {sampler!r}; there are {', '.join(pretrained.SCHEDULERS)}")
+        content = {"_class_name": pretrained.SCHEDULERS[sampler], **_FIXED, **_UNUSED, **asdict(self)}
         pretrained.write_json(Path(folder) / "scheduler_config.json", content)
 
 

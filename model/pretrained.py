@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
@@ -22,37 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")
 
 WEIGHTS = "diffusion_pytorch_model"
 # Files of weights that a loader would read: one, or shards and their index (variants such as fp16 are others).
 _OURS = re.compile(rf"{WEIGHTS}(-\d+-of-\d+)?\.safetensors|{WEIGHTS}\.safetensors\.index\.json")
 PIPELINES = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")  # the second samples with the same weights
-# What a config.json may say beside the dataclass's fields, and the only value that these networks have.
-TRANSFORMER = {
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "dropout": 0.0,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "norm_elementwise_affine": True,
-    "ofs_embed_dim": None,
-    "patch_bias": True,
-    "patch_size_t": None,
-    "timestep_activation_fn": "silu",
-    "use_learned_positional_embeddings": False,
-}
-VAE = {
-    "act_fn": "silu",
-    "force_upcast": True,
-    "invert_scale_latents": False,
-    "latents_mean": None,
-    "latents_std": None,
-    "shift_factor": None,
-    "use_post_quant_conv": False,
-    "use_quant_conv": False,
-}
+SCHEDULERS = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
 
 
 def locate(where: str | Path, part: str, revision: str | None = None) -> Path:
@@ -90,64 +66,77 @@ def read_config(folder: Path, kinds: Iterable[str], name: str = "config.json") -
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def transformer_config(folder: Path, config_class: type[Config]) -> Config:
-    """Raises ValueError for CogVideoX 1.5, image-to-video, and any setting that these networks do not have."""
-    found = read_config(folder, ["CogVideoXTransformer3DModel"])
-    path = folder / "config.json"
-    if found.get("patch_size_t") is not None:
-        raise ValueError(
-            f"{path} is of CogVideoX 1.5 (patch_size_t={found['patch_size_t']}); rushes reads CogVideoX 1.0"
-        )
-    given, made = found.get("in_channels", 16), found.get("out_channels", 16)
-    if found.get("use_learned_positional_embeddings") or given != made:
-        raise ValueError(
-            f"{path} is of an image-to-video or controlled CogVideoX ({given} channels in, {made} out); rushes reads "
-            "text-to-video ones"
-        )
-    return to_config(found, config_class, TRANSFORMER, path)
+class Network(nn.Module):
+    """A network with a flat dataclass of settings, presets, and diffusers' folders.
 
-
-def vae_config(folder: Path, config_class: type[Config]) -> Config:
-    """Raises ValueError for any setting that this VAE does not have."""
-    found = read_config(folder, ["AutoencoderKLCogVideoX"])
-    path = folder / "config.json"
-    found.pop("sample_size", None)  # of early files; nothing reads it
-    for key, block in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
-        if set(kinds := found.pop(key, [block])) != {block}:
-            raise ValueError(f"{path} has {key} {kinds}; rushes has {block} only")
-    return to_config(found, config_class, VAE, path)
-
-
-def describe_transformer(config: Any) -> dict[str, Any]:
-    """The config.json of a TransformerConfig."""
-    return {"_class_name": "CogVideoXTransformer3DModel", **TRANSFORMER, **asdict(config)}
-
-
-def describe_vae(config: Any) -> dict[str, Any]:
-    """The config.json of a VAEConfig."""
-    levels = len(config.block_out_channels)
-    return {
-        "_class_name": "AutoencoderKLCogVideoX",
-        "down_block_types": ["CogVideoXDownBlock3D"] * levels,
-        "up_block_types": ["CogVideoXUpBlock3D"] * levels,
-        **VAE,
-        **asdict(config),
-    }
-
-
-def load_weights(network: Network, folder: Path, dtype: torch.dtype | None = None) -> Network:
-    """Fills a network (built on the meta device) with a folder's weights, in their own type where dtype is None.
-
-    Raises:
-        FileNotFoundError: no safetensors, or a shard is missing.
-        ValueError: names or shapes that are not the network's, or a damaged file.
+    Subclasses say what diffusers calls them, and what its config.json says beside the dataclass's fields.
     """
+
+    part: ClassVar[str]  # the folder of a pipeline
+    kind: ClassVar[str]  # diffusers' class
+    config_class: ClassVar[type[Any]]
+    presets: ClassVar[Mapping[str, Any]]
+    fixed: ClassVar[Mapping[str, Any]]  # settings of config.json that have one value here
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """With torch's default initialisation."""
+        if name not in cls.presets:
+            raise ValueError(f"no {cls.part} preset {name!r}; there are {', '.join(cls.presets)}")
+        return cls(cls.presets[name])
+
+    @classmethod
+    def from_pretrained(
+        cls, where: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
+    ) -> Self:
+        """From a diffusers CogVideoX folder or hub name: a pipeline's, or the network's own.
+
+        Raises:
+            ValueError: another kind of network (CogVideoX 1.5, image-to-video, ...), or weights that do not fit.
+            FileNotFoundError: neither a folder nor to be had from the hub, or files are missing.
+        """
+        folder = locate(where, cls.part, revision)
+        with torch.device("meta"):
+            network = cls(cls.read_config(folder))
+        _load_weights(network, folder, dtype)
+        return network.eval()
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: str = "10GB") -> None:
+        """Writes config.json and safetensors that diffusers' own class loads.
+
+        What is in the folder stays until all is written. Raises ValueError where adapters (LoRA) are in the network.
+        """
+        _save(self, Path(folder), self.describe(self.config), max_shard_size)
+
+    @classmethod
+    def read_config(cls, folder: Path) -> Any:
+        """Raises ValueError for another kind of network, and for any setting that this one does not have."""
+        found, path = read_config(folder, [cls.kind]), folder / "config.json"
+        cls.check(found, path)
+        return to_config(found, cls.config_class, cls.fixed, path)
+
+    @classmethod
+    def check(cls, found: dict[str, Any], path: Path) -> None:
+        """Raises ValueError for kinds that have a name of their own; takes out what is checked so."""
+
+    @classmethod
+    def describe(cls, config: Any) -> dict[str, Any]:
+        """The config.json of a configuration."""
+        return {"_class_name": cls.kind, **cls.fixed, **asdict(config)}
+
+
+def _load_weights(network: nn.Module, folder: Path, dtype: torch.dtype | None) -> None:
+    """Fills a network (built on the meta device) with a folder's weights, in their own type where dtype is None."""
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     state: dict[str, torch.Tensor] = {}
     for path in _files(folder):
         try:
             # Copies: what is loaded is mapped, and would change with the file.
-            state.update({name: tensor.clone() for name, tensor in load_file(path).items()})
+            state.update({name: tensor.to(dtype, copy=True) for name, tensor in load_file(path).items()})
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     wrong = [
@@ -162,17 +151,11 @@ def load_weights(network: Network, folder: Path, dtype: torch.dtype | None = Non
     if wrong:
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(wrong[:5])}{more}")
-    if dtype is not None:
-        state = {name: tensor.to(dtype) for name, tensor in state.items()}
     network.load_state_dict(state, assign=True)
-    return network.eval()
 
 
-def save(network: nn.Module, folder: Path, config: Mapping[str, Any], max_shard_size: str = "10GB") -> None:
-    """Writes beside what is there, then takes its place: weights, their index, config.json, and old shards go last.
-
-    Raises ValueError where adapters (LoRA) are still in the network.
-    """
+def _save(network: nn.Module, folder: Path, config: Mapping[str, Any], max_shard_size: str) -> None:
+    """Writes beside what is there, then takes its place: weights, their index, config.json, and old shards go last."""
     state = network.state_dict()
     if adapters := [name for name in state if ".lora_" in name or ".base_layer." in name]:
         raise ValueError(
@@ -195,8 +178,8 @@ def save(network: nn.Module, folder: Path, config: Mapping[str, Any], max_shard_
 
 def save_pipeline(
     folder: str | Path,
-    transformer: Any,
-    vae: Any,
+    transformer: Network,
+    vae: Network,
     schedule: Any,
     sampler: str = "dpm",
     *,
@@ -216,14 +199,13 @@ def save_pipeline(
     for name, part in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
         if part is not None:
             part.save_pretrained(folder / name)
-    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     index = {
         "_class_name": PIPELINES[0],
-        "scheduler": ["diffusers", kind],
+        "scheduler": ["diffusers", SCHEDULERS[sampler]],
         "text_encoder": ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "T5Tokenizer"],
-        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+        "transformer": ["diffusers", transformer.kind],
+        "vae": ["diffusers", vae.kind],
     }
     write_json(folder / "model_index.json", index)
 

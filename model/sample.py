@@ -11,6 +11,7 @@ from torch import Tensor
 from model.diffusion import NoiseSchedule, to_x0
 from model.guidance import dynamic_scale, guide
 from model.noise import standard_normal
+from model.pretrained import SCHEDULERS
 from model.samplers import ddim_step, dpm_step, trailing_timesteps
 from model.transformer import ExpertTransformer
 from model.vae import CHUNK, CausalVAE, check_frames
@@ -76,8 +77,8 @@ def sample(
     Raises:
         ValueError: an unknown sampler, or shapes that do not fit the transformer.
     """
-    if sampler not in ("dpm", "ddim"):
-        raise ValueError(f"no sampler {sampler!r}; there are dpm, ddim")
+    if sampler not in SCHEDULERS:
+        raise ValueError(f"no sampler {sampler!r}; there are {', '.join(SCHEDULERS)}")
     timesteps = trailing_timesteps(steps, schedule.num_train_timesteps)
     alpha_bars = schedule.alpha_bars().tolist()
     ladder = [*(alpha_bars[t] for t in timesteps), 1.0]

@@ -9,21 +9,21 @@ behind T text tokens; D = heads * head_dim channels wide; E channels of text emb
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model import pretrained
 from model.attention import Backend, attention, choose
 from model.positions import apply_rope, rope_3d, rope_positions, sincos_3d, timestep_embedding
+from model.pretrained import Network
 
 QK_EPS = 1e-6
-RECOMPUTE: Any = {"use_reentrant": False, "preserve_rng_state": False}  # nothing here is random
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TransformerConfig:
 
 
 PRESETS = {
-    # For CPUs and tests: 9M parameters; text from MiniLM (384), 17 frames of 256x256.
+    # For CPUs and tests: 10M parameters; text from MiniLM (384), 17 frames of 256x256.
     "tiny": TransformerConfig(
         num_attention_heads=4,
         num_layers=6,
@@ -202,17 +202,37 @@ class FinalAdaLayerNorm(nn.Module):
         return torch.addcmul(shift, self.norm(video), 1 + scale)
 
 
-class ExpertTransformer(nn.Module):
+class ExpertTransformer(Network):
     """Predicts v (or ε) from noisy latents, text and timestep. Weights are diffusers' `CogVideoXTransformer3DModel`'s.
+
+    Presets: tiny, 2b, 5b.
 
     Attributes:
         gradient_checkpointing: recompute each block in the backward pass instead of keeping what is inside of it.
         attention_backend: see attention.choose.
     """
 
+    part = "transformer"
+    kind = "CogVideoXTransformer3DModel"
+    config_class = TransformerConfig
+    presets = PRESETS
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "dropout": 0.0,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "norm_elementwise_affine": True,
+        "ofs_embed_dim": None,
+        "patch_bias": True,
+        "patch_size_t": None,
+        "timestep_activation_fn": "silu",
+        "use_learned_positional_embeddings": False,
+    }
+    config: TransformerConfig
+
     def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.gradient_checkpointing = False
         self.attention_backend: Backend = "auto"
         self.patch_embed = PatchEmbed(config)
@@ -223,29 +243,16 @@ class ExpertTransformer(nn.Module):
         self.proj_out = nn.Linear(config.width, config.patch_size**2 * config.out_channels)
 
     @classmethod
-    def from_preset(cls, name: str) -> Self:
-        """tiny, 2b or 5b, with torch's default initialisation."""
-        if name not in PRESETS:
-            raise ValueError(f"no transformer preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(PRESETS[name])
-
-    @classmethod
-    def from_pretrained(
-        cls, where: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
-    ) -> Self:
-        """From a diffusers CogVideoX folder or hub name: a pipeline's, or the transformer's own.
-
-        Raises:
-            ValueError: another kind of model (CogVideoX 1.5, image-to-video, ...), or weights that do not fit.
-        """
-        folder = pretrained.locate(where, "transformer", revision)
-        with torch.device("meta"):
-            transformer = cls(pretrained.transformer_config(folder, TransformerConfig))
-        return pretrained.load_weights(transformer, folder, dtype)
-
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: str = "10GB") -> None:
-        """Writes config.json and safetensors that diffusers' `CogVideoXTransformer3DModel.from_pretrained` loads."""
-        pretrained.save(self, Path(folder), pretrained.describe_transformer(self.config), max_shard_size)
+    def check(cls, found: dict[str, Any], path: Path) -> None:
+        """Names CogVideoX 1.5, image-to-video and controlled transformers."""
+        if (patch := found.get("patch_size_t")) is not None:
+            raise ValueError(f"{path} is of CogVideoX 1.5 (patch_size_t={patch}); rushes reads CogVideoX 1.0")
+        given, made = found.get("in_channels", 16), found.get("out_channels", 16)
+        if found.get("use_learned_positional_embeddings") or given != made:
+            raise ValueError(
+                f"{path} is of an image-to-video or controlled CogVideoX ({given} channels in, {made} out); rushes "
+                "reads text-to-video ones"
+            )
 
     def forward(self, latents: Tensor, text: Tensor, timesteps: Tensor) -> Tensor:
         """The prediction, in latents' shape with out_channels.
@@ -275,7 +282,8 @@ class ExpertTransformer(nn.Module):
 
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, video = checkpoint(block, text, video, time, rope, backend, **RECOMPUTE)
+                given = (text, video, time, rope, backend)
+                text, video = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
             else:
                 text, video = block(text, video, time, rope, backend)
 

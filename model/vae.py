@@ -5,19 +5,23 @@ Videos are [B, 3, T, H, W] in [-1, 1] with T = 8N+1 (an image: 1); latents [B, C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from model import pretrained
 from model.noise import standard_normal
+from model.pretrained import Network
 from model.vae_blocks import EPS, CausalConv3d, ConvCache, Downsample, Level, SpatialNorm, Upsample, silu
-from model.vae_tiling import Tiling, chunks, in_tiles
+from model.vae_tiling import PIXELS, Tiling, chunks, in_tiles
 
 CHUNK = 8  # frames that CogVideoX's VAE encodes at once
+LEVELS = 4  # of resolution; pictures are halved between them
+TEMPORAL = 4  # frames a latent frame
+BLOCKS = {"down_block_types": "CogVideoXDownBlock3D", "up_block_types": "CogVideoXUpBlock3D"}  # in config.json
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class VAEConfig:
     """Fields are those of diffusers' config.json; the defaults are CogVideoX-2B's.
 
     scaling_factor: latents times this have a standard deviation of about 1 (2B: 1.15258426, 5B: 0.7).
-    sample_height, sample_width: px, the size that the VAE is made for; samplers tile pictures of more than half of it.
+    sample_height, sample_width: px, the size that the VAE is made for; where diffusers tiles, tiles are half of it.
     """
 
     in_channels: int = 3
@@ -33,26 +37,16 @@ class VAEConfig:
     latent_channels: int = 16
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
     layers_per_block: int = 3
-    norm_eps: float = EPS
     norm_num_groups: int = 32
-    temporal_compression_ratio: int = 4
     sample_height: int = 480
     sample_width: int = 720
     scaling_factor: float = 1.15258426
 
     def __post_init__(self) -> None:
-        if self.norm_eps != EPS:
-            raise ValueError(f"norm_eps is {self.norm_eps}; rushes has only {EPS}")
-        if self.temporal_compression_ratio != 4 or len(self.block_out_channels) != 4:
+        if len(self.block_out_channels) != LEVELS:
             raise ValueError(
-                f"temporal_compression_ratio {self.temporal_compression_ratio}, {len(self.block_out_channels)} levels; "
-                "rushes compresses 4x8x8 only: a ratio of 4 and 4 levels"
+                f"{len(self.block_out_channels)} levels of channels; rushes compresses 4x8x8 only, in {LEVELS} levels"
             )
-
-    @property
-    def spatial_ratio(self) -> int:
-        """Pixels in a row for one latent: 8."""
-        return 2 ** (len(self.block_out_channels) - 1)
 
 
 PRESETS = {
@@ -90,7 +84,7 @@ class Encoder(nn.Module):
         self.conv_in = CausalConv3d(config.in_channels, widths[0])
         self.down_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-            down = ("downsamplers", Downsample(width, time=2**i < config.temporal_compression_ratio))
+            down = ("downsamplers", Downsample(width, time=2**i < TEMPORAL))
             last = i == len(widths) - 1
             level = Level(before, width, config.layers_per_block, groups, sampler=None if last else down)
             self.down_blocks.append(level)
@@ -115,7 +109,7 @@ class Decoder(nn.Module):
         self.mid_block = Level(widths[0], widths[0], 2, groups, z)
         self.up_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-            up = ("upsamplers", Upsample(width, time=2**i < config.temporal_compression_ratio))
+            up = ("upsamplers", Upsample(width, time=2**i < TEMPORAL))
             last = i == len(widths) - 1
             level = Level(before, width, config.layers_per_block + 1, groups, z, sampler=None if last else up)
             self.up_blocks.append(level)
@@ -129,39 +123,45 @@ class Decoder(nn.Module):
         return self.conv_out(silu(self.norm_out(x, latents)), cache)
 
 
-class CausalVAE(nn.Module):
-    """Videos to latents and back. Weights are diffusers' `AutoencoderKLCogVideoX`'s."""
+class CausalVAE(Network):
+    """Videos to latents and back. Weights are diffusers' `AutoencoderKLCogVideoX`'s. Presets: cogvideox, small."""
+
+    part = "vae"
+    kind = "AutoencoderKLCogVideoX"
+    config_class = VAEConfig
+    presets = PRESETS
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "act_fn": "silu",
+        "force_upcast": True,
+        "invert_scale_latents": False,
+        "latents_mean": None,
+        "latents_std": None,
+        "norm_eps": EPS,
+        "shift_factor": None,
+        "temporal_compression_ratio": TEMPORAL,
+        "use_post_quant_conv": False,
+        "use_quant_conv": False,
+    }
+    config: VAEConfig
 
     def __init__(self, config: VAEConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
     @classmethod
-    def from_preset(cls, name: str) -> Self:
-        """cogvideox or small, with torch's default initialisation."""
-        if name not in PRESETS:
-            raise ValueError(f"no VAE preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(PRESETS[name])
+    def check(cls, found: dict[str, Any], path: Path) -> None:
+        """Names other blocks."""
+        found.pop("sample_size", None)  # of early files; nothing reads it
+        for key, block in BLOCKS.items():
+            if set(kinds := found.pop(key, [block])) != {block}:
+                raise ValueError(f"{path} has {key} {kinds}; rushes has {block} only")
 
     @classmethod
-    def from_pretrained(
-        cls, where: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
-    ) -> Self:
-        """From a diffusers CogVideoX folder or hub name: a pipeline's, or the VAE's own.
-
-        Raises:
-            ValueError: another kind of VAE, or weights that do not fit.
-        """
-        folder = pretrained.locate(where, "vae", revision)
-        with torch.device("meta"):
-            vae = cls(pretrained.vae_config(folder, VAEConfig))
-        return pretrained.load_weights(vae, folder, dtype)
-
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: str = "10GB") -> None:
-        """Writes config.json and safetensors that diffusers' `AutoencoderKLCogVideoX.from_pretrained` loads."""
-        pretrained.save(self, Path(folder), pretrained.describe_vae(self.config), max_shard_size)
+    def describe(cls, config: VAEConfig) -> dict[str, Any]:
+        """The config.json of a configuration."""
+        blocks = {key: [block] * len(config.block_out_channels) for key, block in BLOCKS.items()}
+        return {**super().describe(config), **blocks}
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -191,9 +191,8 @@ class CausalVAE(nn.Module):
         def encode(x: Tensor) -> Tensor:
             return _in_chunks(self.encoder, x, chunk)
 
-        ratio = self.config.spatial_ratio
-        if tiling is not None and tiling.splits(video.shape[3] // ratio, video.shape[4] // ratio):
-            moments = in_tiles(video, encode, tiling, given=ratio, made=1)
+        if tiling is not None and tiling.splits(video.shape[3] // PIXELS, video.shape[4] // PIXELS):
+            moments = in_tiles(video, encode, tiling, given=PIXELS, made=1)
         else:
             moments = encode(video)
         mean, logvar = moments.chunk(2, dim=1)
@@ -211,10 +210,10 @@ class CausalVAE(nn.Module):
         chunk = _chunk(chunk_frames)
 
         def decode(x: Tensor) -> Tensor:
-            return _in_chunks(self.decoder, x, chunk and chunk // self.config.temporal_compression_ratio)
+            return _in_chunks(self.decoder, x, chunk and chunk // TEMPORAL)
 
         if tiling is not None and tiling.splits(*latents.shape[3:]):
-            return in_tiles(latents, decode, tiling, given=1, made=self.config.spatial_ratio)
+            return in_tiles(latents, decode, tiling, given=1, made=PIXELS)
         return decode(latents)
 
     def scaled(self, latents: Tensor) -> Tensor:
@@ -234,10 +233,9 @@ class CausalVAE(nn.Module):
         if video.ndim != 5 or video.shape[1] != self.config.in_channels:
             raise ValueError(f"video has shape {list(video.shape)}; the VAE takes [batch, 3, frames, height, width]")
         check_frames(video.shape[2])
-        ratio = self.config.spatial_ratio
-        if video.shape[3] % ratio or video.shape[4] % ratio:
+        if video.shape[3] % PIXELS or video.shape[4] % PIXELS:
             raise ValueError(
-                f"video of {video.shape[3]}x{video.shape[4]} px; height and width have to be multiples of {ratio}"
+                f"video of {video.shape[3]}x{video.shape[4]} px; height and width have to be multiples of {PIXELS}"
             )
 
     def _check_latents(self, latents: Tensor) -> None:

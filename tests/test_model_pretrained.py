@@ -145,11 +145,10 @@ def test_weights_load_in_the_type_asked_for(tmp_path):
 
 
 def test_the_published_config_is_the_2b_preset(tmp_path):
-    from model.pretrained import transformer_config
-    from model.transformer import PRESETS, TransformerConfig
+    from model.transformer import PRESETS
 
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_2B))
-    assert transformer_config(tmp_path, TransformerConfig) == PRESETS["2b"]
+    assert ExpertTransformer.read_config(tmp_path) == PRESETS["2b"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_folders_of_other_transformers_are_refused_by_name(change, message, tmp_
     ("change", "message"),
     [
         ({"invert_scale_latents": True}, "invert_scale_latents is True; rushes has only False"),
-        ({"block_out_channels": [8, 16, 32]}, "rushes compresses 4x8x8 only"),
+        ({"block_out_channels": [8, 16, 32]}, "3 levels of channels; rushes compresses 4x8x8 only"),
         ({"down_block_types": ["DownEncoderBlock2D"]}, "rushes has CogVideoXDownBlock3D only"),
         ({"_class_name": "AutoencoderKL"}, "is of AutoencoderKL, not of AutoencoderKLCogVideoX"),
     ],

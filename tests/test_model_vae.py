@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_model import TOLERANCE, VAE, diffusers_vae, largest_difference, vae
+from helpers_model import TOLERANCE, diffusers_vae, largest_difference, vae
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,7 +219,7 @@ def test_presets_have_the_published_size():
         }
     assert round(sizes["cogvideox"] / 1e6, 1) == 215.6
     assert sizes["small"] * 4 < 20e6  # bytes
-    with pytest.raises(ValueError, match="no VAE preset 'big'; there are cogvideox, small"):
+    with pytest.raises(ValueError, match="no vae preset 'big'; there are cogvideox, small"):
         CausalVAE.from_preset("big")
 
 
@@ -238,4 +238,3 @@ def test_training_forward_sees_the_whole_video():
     assert reconstruction.shape == x.shape
     whole = network.encode(x, chunk_frames=None)
     assert torch.equal(posterior.mean, whole.mean)
-    assert VAE.spatial_ratio == 8
