@@ -29,12 +29,10 @@ from model.perceptual import (
     VGG_STAGES,
     EfficientNetFeatures,
     Perceptual,
-    lpips_heads,
     perceptual,
 )
 from model.vae_loss import VAELossConfig, adaptive_weight, discriminator_loss, generator_loss, kl
 
-needs_heads = pytest.mark.skipif(lpips_heads() is None, reason="LPIPS's linear heads come with torchmetrics")
 SMOOTH = VAELossConfig(perceptual=0, adversarial=0)
 
 
@@ -59,7 +57,7 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(scope="module", params=[pytest.param("lpips", marks=needs_heads), "efficientnet"])
+@pytest.fixture(scope="module", params=["lpips", "efficientnet"])
 def distance(request: pytest.FixtureRequest, vgg: Path) -> Perceptual:
     return perceptual(request.param, vgg / "hub" / "checkpoints" / VGG_FILE)
 
@@ -82,7 +80,6 @@ def noisy(video: Tensor, strength: float) -> Tensor:
     return video + strength * torch.randn(video.shape, generator=torch.Generator().manual_seed(1))
 
 
-@needs_heads
 def test_lpips_is_torchmetrics_own(vgg: Path, video: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     allow_torchvision()
     from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity as theirs
@@ -186,13 +183,12 @@ def test_absent_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert perceptual().name == "efficientnet"
     for call in (lambda: perceptual("lpips"), lambda: perceptual("auto", tmp_path / VGG_FILE)):
-        with pytest.raises(FileNotFoundError, match=VGG_FILE if lpips_heads() else "torchmetrics"):
+        with pytest.raises(FileNotFoundError, match=VGG_FILE):
             call()
     with pytest.raises(ValueError, match="no perceptual distance 'vgg'"):
         perceptual("vgg")
 
 
-@needs_heads
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "vgg.pth")
     (tmp_path / "text.pth").write_text("hello")

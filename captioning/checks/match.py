@@ -13,7 +13,8 @@ from pydantic import Field
 
 from captioning.checks.flag import Flag
 from curation.scorers.encoders import check as check_encoder
-from curation.scorers.runtime import allow_torchvision, torch_device
+from curation.scorers.encoders import load_open_clip
+from curation.scorers.runtime import torch_device
 from orchestration.config import Config
 from orchestration.errors import ConfigError, RushesError
 
@@ -45,24 +46,15 @@ class Matcher:
 
     def setup(self) -> None:
         """Raises RushesError where weights cannot be had."""
-        allow_torchvision()
-        import open_clip
+        model, self._prepare = load_open_clip(self.config.model, self.config.pretrained)
+        from open_clip import get_tokenizer  # only now may torchvision be imported
 
-        config = self.config
-        tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
         try:
-            loaded: Any = open_clip.create_model_from_pretrained(
-                config.model, config.pretrained, force_quick_gelu=bool(tag.get("quick_gelu"))
-            )
-            self._tokenize = open_clip.get_tokenizer(config.model)
-        except Exception as error:  # the hub's client, torch, safetensors and open_clip have a class for every trouble
-            raise RushesError(
-                f"checks.match: open_clip cannot load {config.model}: {error}. Without a network, fill the hub's cache "
-                "beforehand (HF_HOME), or give local-dir:FOLDER"
-            ) from error
-        model, self._prepare = loaded
-        self._device = torch_device(config.device)
-        self._model = model.eval().requires_grad_(False).to(self._device)
+            self._tokenize = get_tokenizer(self.config.model)
+        except Exception as error:  # the hub's client and tokenizers have a class for every trouble
+            raise RushesError(f"checks.match: no tokenizer of {self.config.model}: {error}") from error
+        self._device = torch_device(self.config.device)
+        self._model = model.to(self._device)
 
     def score(self, text: str, pictures: Sequence[np.ndarray]) -> float:
         """Cosine of the text's vector and the mean of the pictures' unit vectors; pictures [H, W, 3] uint8 RGB. Text

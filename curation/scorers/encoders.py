@@ -111,6 +111,12 @@ def check(model: str, pretrained: str | None, scorer: str) -> None:
             raise ConfigError(f"scorer {scorer}: no file {pretrained}")
 
 
+def _is_tag(model: str, pretrained: str) -> bool:
+    import open_clip
+
+    return bool(open_clip.get_pretrained_cfg(model, pretrained))
+
+
 def _like_a_path(name: str) -> bool:
     return "/" in name or Path(name).suffix in (".pt", ".pth", ".bin", ".safetensors", ".npz")
 
@@ -175,13 +181,11 @@ def _fold_norms(network: Any) -> None:
         setattr(owner, norm, nn.Identity())
 
 
-@cache
-def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
-    """The image tower of an open_clip model, with the preparation that it was trained with (most look at the middle
-    square only)."""
+def load_open_clip(model: str, pretrained: str | None) -> tuple[Any, Any]:
+    """A frozen open_clip model, both towers, and the preparation of pictures that it was trained with (most look at the
+    middle square only). Raises RushesError where weights cannot be had."""
     allow_torchvision()
     import open_clip
-    from PIL import Image
 
     # open_clip only warns where a tag's activation is not the architecture's, and its vectors are then wrong.
     tag = open_clip.get_pretrained_cfg(model, pretrained or "")
@@ -195,8 +199,17 @@ def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
             f"fill the hub's cache beforehand (HF_HOME), or give pretrained: PATH or {FOLDER}FOLDER"
         ) from error
     whole, transform = loaded
-    tower = whole.visual.eval().requires_grad_(False).to(device)
-    local = model.startswith(FOLDER) or (pretrained is not None and not tag)
+    return whole.eval().requires_grad_(False), transform
+
+
+@cache
+def _open_clip(model: str, pretrained: str | None, device: Any) -> Encoder:
+    """The image tower of an open_clip model."""
+    from PIL import Image
+
+    whole, transform = load_open_clip(model, pretrained)
+    tower = whole.visual.to(device)
+    local = model.startswith(FOLDER) or (pretrained is not None and not _is_tag(model, pretrained))
     name = Path(model.removeprefix(FOLDER)).name if model.startswith(FOLDER) else model
     if pretrained:
         name += f"/{Path(pretrained).name}"
