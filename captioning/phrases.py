@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 
 from captioning import english
+from captioning.checks.clean import without_opener
+from captioning.checks.words import sentences as split
 from captioning.english import be, content, lower, third, with_article
 
 _MEDIUM = r"(?:video|clip|footage|scene)"
-_PICTURE = rf"(?:{_MEDIUM}|sequence|image|frame|picture|photo|shot)"
-_SHOWS = (
-    r"(?:shows?|depicts?|captures?|features?|presents?|displays?|showcases?|portrays?|illustrates?|focus(?:es)? on|"
-    r"(?:opens?|begins?|starts?) with|takes? place|is set|is about)"
-)
-_OPENERS = re.compile(
-    rf"^(?:(?:in|throughout|during) (?:this|the) (?:\w+ )?{_PICTURE}s?\b,?\s*(?:(?:we|you|one)(?: can)? sees?\s+)?"
-    rf"|(?:this|the|a|an) (?:\w+ )?{_PICTURE}s?(?: {_PICTURE})? {_SHOWS}\b(?: that| how)?\s*"
-    r"|(?:we|you)(?: can)? see\s+)",
-    re.I,
+# Of a field: where it plays, rather than what a caption opens with.
+_PLAYS = re.compile(
+    rf"^(?:this|the|a|an) (?:\w+ )?{_MEDIUM} (?:takes? place|is set|is about|focus(?:es)? on)\b\s*", re.I
 )
 _ASIDES = re.compile(
     rf",?\s*\b(?:at the (?:start|beginning|end) of|in|of|throughout|during|across)\s+(?:this|the)\s+"
@@ -37,9 +32,6 @@ _NOTHING = re.compile(
 )
 _WITHOUT = re.compile(
     r",?\s*\b(?:and|with|but)\s+no\s+(?:[\w-]+\s+){1,5}?(?:visible|present|seen|in sight|in view|on screen)\b", re.I
-)
-_ENDS = re.compile(
-    r"(?<=[.!?…])(?<!\b[A-Z]\.)(?<!\b[Mm]r\.)(?<!\b[Mm]rs\.)(?<!\b[Dd]r\.)(?<!\b[Ss]t\.)(?<!\bvs\.)(?<!e\.g\.)(?<!i\.e\.)\s+"
 )
 _CLAUSE = re.compile(
     r"^(?:the|it|its|there|this|everything|all)\b(?:\W+[\w'-]+){0,4}?\W+(?:is|are|has|have|consists?|comes?|takes?|looks?|"
@@ -78,7 +70,7 @@ def sentence(text: str) -> str:
 
 def parts(text: str) -> list[str]:
     """The text's sentences as `sentences` has them, but without capital and full stop."""
-    found = (_tidied(_clean(part)) for part in _ENDS.split(" ".join(text.split())))
+    found = (_tidied(_clean(part)) for part in split(" ".join(text.split())))
     return [part for part in found if content(part)]
 
 
@@ -214,7 +206,7 @@ def _clean(part: str) -> str:
     part = _WITHOUT.sub("", part)
     if _NOTHING.match(part):
         return ""
-    part = _OPENERS.sub("", part, count=1)
+    part = _PLAYS.sub("", without_opener(part), count=1)
     part = _ASIDES.sub("", part)
     part = _ITSELF.sub(lambda match: "its" if match[1] else "it", part)
     return _NOUN_LEFT.sub("", part).strip(" ,;:")

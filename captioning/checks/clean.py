@@ -126,15 +126,24 @@ def _sentences(text: str) -> str:
     for sentence in sentences(text):
         if _ABSENCE.match(sentence) or _CHAT.match(sentence):
             continue
-        peeled = sentence
-        for opener in (*_OPENERS, *((_IT_SHOWS,) if about_the_video else ())):
-            rest = opener.sub("", peeled, count=1)
-            if any(c.isalnum() for c in rest):
-                peeled = _start(rest, peeled)
+        peeled = without_opener(sentence, about_the_video)
         about_the_video |= peeled != sentence
+        peeled = _start(peeled, sentence)
         peeled = _ABSENT_TAIL.sub("", _IS_SEEN.sub("", peeled))
         kept.append(peeled)
     return " ".join(kept)
+
+
+def without_opener(sentence: str, about_the_video: bool = False) -> str:
+    """Without "The video shows" and the like at its beginning, as it is where nothing else is in it.
+
+    about_the_video: "It shows" is such an opener too, since the sentence before spoke of the video.
+    """
+    for opener in (*_OPENERS, *((_IT_SHOWS,) if about_the_video else ())):
+        rest = opener.sub("", sentence, count=1)
+        if any(c.isalnum() for c in rest):
+            sentence = rest
+    return sentence
 
 
 def _start(text: str, before: str) -> str:
