@@ -24,7 +24,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from curation.config import CurateConfig
-from curation.dataset.publish import publish, snapshot
+from curation.dataset.publish import publish
 from curation.dataset.records import embeddings
 from curation.duplicates.choose import ranked
 from curation.duplicates.config import NearDuplicates
@@ -35,6 +35,7 @@ from curation.samples import fetch
 from curation.scan import ScanWorker
 from orchestration.config import parse_config
 from orchestration.storage import Storage
+from orchestration.tables import snapshot
 
 SAMPLES = Path(__file__).parents[1] / ".cache" / "samples"
 THRESHOLDS = (0.95, 0.9, 0.85, 0.8, 0.75)

@@ -35,11 +35,11 @@ def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
 
 def select(config: Path, overrides: Sequence[str]) -> None:
     from curation.dataset.accounting import account
-    from curation.dataset.publish import settle
     from curation.dataset.records import embedding_token
     from curation.schema import CLIPS
     from curation.scorers import score_columns
     from curation.select import read_funnel, select_dataset
+    from orchestration.tables import settle
 
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)
@@ -73,8 +73,8 @@ def status(target: str, overrides: Sequence[str], as_json: bool) -> None:
 
 
 def report(config: Path, overrides: Sequence[str]) -> None:
-    from curation.dataset.publish import settle
     from curation.report.write import write_report
+    from orchestration.tables import settle
 
     settings = load_config(CurateConfig, config, overrides)
     storage = Storage(settings.output)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.config import CurateConfig
-from curation.dataset.publish import roster, snapshot
+from curation.dataset.publish import roster
 from curation.dataset.records import CUT_COLUMNS, clip_schema, commit_scores, cuts, scores, token
 from curation.fetch import FetchFailed, fetched
 from curation.plan import MeasurePlan
@@ -27,6 +27,7 @@ from curation.scan import Beat, Desk, alive, cut_settings
 from curation.select import SELECTION
 from curation.video import Span
 from orchestration.storage import Storage
+from orchestration.tables import snapshot
 
 TODO = pa.schema([("key", pa.string()), ("uri", pa.string()), ("video_id", pa.string()), ("work", pa.string())])
 ROWS_PER_FILE = 1000

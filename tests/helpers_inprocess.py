@@ -17,9 +17,9 @@ from rich.console import Console
 
 from curation import curate as curation
 from curation.config import CurateConfig
-from curation.dataset import publish as publication
 from curation.dataset.accounting import Accounts
 from curation.sandbox import Sandbox
+from orchestration import tables
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
@@ -37,8 +37,8 @@ class House:
             patch.setattr(Storage, name, self._counted(getattr(Storage, name)))
         patch.setattr(Sandbox, "run", self._remembered(Sandbox.run))
         patch.setattr(Ledger.pack, "__defaults__", (2, 2))  # small packs, and tables of several files
-        patch.setattr(publication, "ROWS_PER_FILE", 1)
-        patch.setattr(publication, "GROUP_BYTES", 4000)
+        patch.setattr(tables, "ROWS_PER_FILE", 1)
+        patch.setattr(tables, "GROUP_BYTES", 4000)
         patch.setattr(curation, "engine", contextlib.nullcontext)
         patch.setattr(curation, "run_rows", _run_rows)
         patch.setattr(curation, "_LazyEngine", _NoEngine)

@@ -18,8 +18,8 @@ from captioning.brought.config import BroughtConfig
 from captioning.brought.files import address, without_suffix
 from captioning.brought.match import Index, Match, settle, videos_of
 from captioning.brought.rows import Row
-from curation.dataset.publish import snapshot
 from orchestration.storage import Storage
+from orchestration.tables import snapshot
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from helpers_media import ffmpeg, make_video
 
 from curation.dataset.accounting import account
 from curation.dataset.forget import forget
-from curation.dataset.publish import READY
 from orchestration.errors import RushesError
 from orchestration.storage import Storage
+from orchestration.tables import READY
 
 SCORERS = [{"kind": "sharpness"}, {"kind": "exposure"}]
 RULES = {

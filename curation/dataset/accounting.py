@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from curation.dataset.publish import published, snapshot
 from curation.select import SELECTION
 from orchestration.errors import RushesError
 from orchestration.storage import Storage
+from orchestration.tables import published, snapshot
 
 
 @dataclass

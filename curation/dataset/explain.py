@@ -10,11 +10,11 @@ import pyarrow.dataset as ds
 from rich.table import Table
 from rich.text import Text
 
-from curation.dataset.publish import published
 from curation.schema import CLIPS
 from curation.scorers import AnyScorer, score_columns
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
+from orchestration.tables import published
 
 _COLUMNS = {scorer().kind: scorer().columns() for scorer in get_args(get_args(AnyScorer)[0])}
 

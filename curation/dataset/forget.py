@@ -10,7 +10,6 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.dataset.publish import settle
 from curation.dataset.records import cuts, embeddings, scans, tombstones
 from curation.duplicates.pairs import PAIRS
 from curation.rules.decide import Damage
@@ -21,6 +20,7 @@ from orchestration.errors import ConfigError, RushesError
 from orchestration.ledger import Ledger
 from orchestration.lock import WriterLock
 from orchestration.storage import Storage
+from orchestration.tables import settle
 
 PLACES = pa.schema([("key", pa.string()), ("video_id", pa.string())])  # what rows of scores of any kind have
 

@@ -1,33 +1,20 @@
-"""The videos and clips tables: joined snapshots of the committed parts, replaced by each command.
-
-The next snapshot is written below `publishing/` where no reader looks. A file that lists its parts is the switch: from
-then on the new files move to their places and the old ones go. A kill before the switch leaves the old tables, one
-after it is made good by the next command that writes; in between, readers refuse.
-"""
+"""The videos and clips tables: joined snapshots of the committed parts, replaced by each command."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.dataset.records import CUT_COLUMNS, clip_schema, cuts, scans, scores, token, tombstones
 from curation.schema import VIDEOS, arrow_schema
 from curation.scorers import AnyScorer
-from orchestration.errors import RushesError
 from orchestration.storage import Storage
+from orchestration.tables import Publication
 
-ROWS_PER_FILE = 250_000
-GROUP_BYTES = 8 * 2**20  # small row groups: the report fetches single thumbnails
-STAGE = "publishing"
-READY = f"{STAGE}/ready.json"
-TABLES = ("videos", "clips")
 ORPHANED = "the scan of the file with the same bytes is gone; run again"
 
 
@@ -71,53 +58,12 @@ def roster(storage: Storage) -> Roster:
 
 def publish(storage: Storage, scorers: Sequence[AnyScorer]) -> None:
     """Make `videos/` and `clips/` anew from the parts: scores as `scorers` are set now, cuts as last made."""
-    settle(storage)
     speaking, additions = roster(storage), _Additions(storage, scorers)
-    videos = _Snapshot(storage, "videos", arrow_schema(VIDEOS))
-    clips = _Snapshot(storage, "clips", clip_schema())
-    with videos, clips:
-        for table in scans(storage).read(["listing_id", *videos.schema.names, "clips"]):
-            videos.add(_videos(table, speaking))
-            clips.add(_clips(table, speaking, additions))
-    storage.write_bytes(READY, json.dumps([*videos.names, *clips.names]).encode())
-    settle(storage)
-
-
-def settle(storage: Storage) -> None:
-    """Finish the publication that a kill interrupted, or drop it if it was not whole (under the writer lock)."""
-    if storage.exists(READY):
-        names = json.loads(storage.read_bytes(READY))
-        for staged in storage.list(STAGE, ".parquet"):
-            storage.move(staged, staged.removeprefix(f"{STAGE}/"))
-        for folder in TABLES:
-            for name in storage.list(folder, ".parquet"):
-                if name not in names:
-                    storage.remove(name)
-        storage.remove(READY)
-    storage.remove_folder(STAGE)
-
-
-def published(storage: Storage, folder: str) -> list[str]:
-    """Names of the files of a published table. Raises RushesError while old and new ones may lie side by side."""
-    if storage.exists(READY):
-        raise RushesError(
-            f"{storage.uri}: its tables are being replaced right now, or were when a run was killed. "
-            "Try again; if no run is at work, `rushes report` or `rushes curate` puts them in order"
-        )
-    return storage.list(folder, ".parquet")
-
-
-def snapshot(storage: Storage, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Row groups of a published table. Raises RushesError with the name of a file that cannot be read."""
-    for name in published(storage, folder):
-        try:
-            with storage.open_read(name) as file, pq.ParquetFile(file) as parquet:
-                for group in range(parquet.num_row_groups):
-                    yield parquet.read_row_group(group, columns)
-        except (pa.ArrowException, OSError) as error:
-            raise RushesError(
-                f"{storage.path(name)} cannot be read: {error}. `rushes curate` publishes it anew"
-            ) from error
+    schemas = {"videos": arrow_schema(VIDEOS), "clips": clip_schema()}
+    with Publication(storage, schemas) as tables:
+        for table in scans(storage).read(["listing_id", *schemas["videos"].names, "clips"]):
+            tables.add("videos", _videos(table, speaking))
+            tables.add("clips", _clips(table, speaking, additions))
 
 
 def _videos(table: pa.Table, speaking: Roster) -> pa.Table:
@@ -178,52 +124,6 @@ class _Additions:
         return _replaced(
             clips, names, CUT_COLUMNS[1:], {name: self._cuts[name] for name in names if name in self._cuts}
         )
-
-
-class _Snapshot:
-    """Numbered Parquet files of one table, written below STAGE; `names` are those that they will have."""
-
-    def __init__(self, storage: Storage, folder: str, schema: pa.Schema):
-        self.schema = schema
-        self.names: list[str] = []
-        self._storage, self._folder = storage, folder
-        self._pending: list[pa.Table] = []
-        self._bytes = self._in_file = 0
-        self._stack = contextlib.ExitStack()
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> _Snapshot:
-        return self
-
-    def add(self, table: pa.Table) -> None:
-        self._pending.append(table.select(self.schema.names).cast(self.schema))
-        self._bytes += table.nbytes
-        if self._bytes >= GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._writer is None:
-            self.names.append(f"{self._folder}/{len(self.names):05d}.parquet")
-            file = self._stack.enter_context(self._storage.open_write(f"{STAGE}/{self.names[-1]}"))
-            self._writer = self._stack.enter_context(pq.ParquetWriter(file, self.schema, compression="zstd"))
-        table = pa.concat_tables([self.schema.empty_table(), *self._pending])
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows * GROUP_BYTES // max(self._bytes, 1)))
-        self._in_file += table.num_rows
-        self._pending, self._bytes = [], 0
-        if self._in_file >= ROWS_PER_FILE:
-            self._finish_file()
-
-    def _finish_file(self) -> None:
-        self._stack.close()
-        self._writer, self._in_file = None, 0
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        if self._pending or not self.names:
-            self._flush()
-        self._finish_file()
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
