@@ -13,7 +13,7 @@ class Subject(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)  # "a brown rabbit"
+    name: str = Field(pattern=r"\w")  # "a brown rabbit"
     appearance: str = ""  # "with a white belly and long ears"
     action: str = ""  # "stretches and looks up"
 
@@ -23,7 +23,7 @@ class Structured(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    summary: str = Field(min_length=1)  # one sentence: who does what where
+    summary: str = Field(pattern=r"\w")  # one sentence: who does what where
     subjects: tuple[Subject, ...] = ()
     events: tuple[str, ...] = ()  # what happens, one sentence each, in order of time
     shot_type: str = ""  # extreme close-up, close-up, medium shot, long shot, ...

@@ -309,9 +309,9 @@ def test_match_with_a_network_from_a_folder(tmp_path: Path) -> None:
         shades = torch.tensor([[p[0, 0, 0] / 255.0] for p in pictures]).sub(0.5).div(0.5)
         seen = network.encode_image(shades[:, :, None, None].expand(-1, 3, 32, 32).float(), normalize=True).mean(0)
     assert score == pytest.approx(float(torch.nn.functional.cosine_similarity(seen, said, dim=0)), abs=1e-4)
-    assert not matcher.flag(GOOD[0], pictures)
+    assert not matcher.config.flags(matcher.score(GOOD[0], pictures))
     strict = Matcher(MatchConfig(model=f"local-dir:{tmp_path}", device="cpu", least=1))
-    assert [flag.name for flag in strict.flag(GOOD[0], pictures)] == ["match"]
+    assert [flag.name for flag in strict.config.flags(strict.score(GOOD[0], pictures))] == ["match"]
     with pytest.raises(ConfigError, match="no text tower"):
         Matcher(MatchConfig(model="efficientnet-lite0"))
     with pytest.raises(ConfigError, match="did you mean ViT-B-32"):

@@ -83,7 +83,7 @@ WILD = st.text(max_size=12)
 
 
 def structures(text: st.SearchStrategy[str]) -> st.SearchStrategy[Structured]:
-    some = text.filter(bool)
+    some = text.filter(lambda said: any(map(str.isalpha, said)))
     subjects = st.builds(Subject, name=some, appearance=text, action=text)
     fields = dict.fromkeys(("shot_type", "camera_angle", "camera_motion", "environment", "lighting", "style"), text)
     lines = st.lists(text, max_size=4).map(tuple)

@@ -39,7 +39,7 @@ def check(text: str, row: Mapping[str, Any], config: ChecksConfig, *, finish: st
         finish: the backend's finish reason; `length`: cut off.
         prompt: what was asked, so that its echo is found.
 
-    `config.match` needs pictures and a network: see `match.Matcher`, which flags by itself.
+    `config.match` needs pictures and a network: `match.Matcher` scores, `MatchConfig.flags` flags.
     """
     flags: list[Flag] = []
     if config.degenerate:

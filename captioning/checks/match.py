@@ -33,9 +33,15 @@ class MatchConfig(Config):
     pictures: int = Field(default=4, ge=1, description="evenly spaced, of those given")
     device: str = Field(default="auto", description="auto, cpu or cuda")
 
+    def flags(self, score: float) -> list[Flag]:
+        """`match`, where a caption's score is under `least`."""
+        if score >= self.least:
+            return []
+        return [Flag("match", f"cosine {score:.3f} with its pictures, under {self.least:g} ({self.model})")]
+
 
 class Matcher:
-    """`score` and `flag` a caption by its clip's pictures. `setup` loads weights, in the worker."""
+    """Scores a caption by its clip's pictures. `setup` loads weights, in the worker."""
 
     def __init__(self, config: MatchConfig):
         if config.model == "efficientnet-lite0":
@@ -74,12 +80,3 @@ class Matcher:
             seen = model.encode_image(batch, normalize=True).float().mean(0)
             said = model.encode_text(self._tokenize([text]).to(self._device), normalize=True).float()[0]
             return float(torch.nn.functional.cosine_similarity(seen, said, dim=0))
-
-    def flag(self, text: str, pictures: Sequence[np.ndarray]) -> list[Flag]:
-        """Flags `match`."""
-        score = self.score(text, pictures)
-        if score >= self.config.least:
-            return []
-        return [
-            Flag("match", f"cosine {score:.3f} with its pictures, under {self.config.least:g} ({self.config.model})")
-        ]
