@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import hashlib
 import itertools
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +29,8 @@ from orchestration.errors import ConfigError, RushesError
 from orchestration.lock import WriterLock
 from orchestration.progress import Progress
 from orchestration.runner import run_rows
-from orchestration.runs import RunFolder, log
-from orchestration.session import Engine, engine
+from orchestration.runs import RunFolder, log, scratch_folder
+from orchestration.session import Engine, LazyEngine
 from orchestration.storage import Storage
 
 
@@ -48,7 +44,7 @@ def curate(config: CurateConfig, console: Console) -> Accounts:
     files = sampled(itertools.chain([first], listed), config.sample, config.limit)
     with WriterLock(storage, "curate"):
         storage.remove_temporary()
-        with _scratch(config, storage) as scratch:
+        with scratch_folder(storage, config.scratch) as scratch:
             run = RunFolder(storage, "curate", config, scratch)
             try:
                 return _Curation(config, storage, scratch, run, console).go(files)
@@ -57,19 +53,6 @@ def curate(config: CurateConfig, console: Console) -> Accounts:
                 raise
             finally:
                 run.close()
-
-
-@contextlib.contextmanager
-def _scratch(config: CurateConfig, storage: Storage) -> Iterator[Path]:
-    """A folder for this run only; what killed runs of this dataset left beside it goes."""
-    name = hashlib.sha256(storage.path().encode()).hexdigest()[:16]
-    ours = Path(config.scratch or tempfile.gettempdir()) / f"rushes-{getpass.getuser()}-{name}"
-    shutil.rmtree(ours, ignore_errors=True)
-    ours.mkdir(parents=True, mode=0o700)
-    try:
-        yield Path(tempfile.mkdtemp(dir=ours))
-    finally:
-        shutil.rmtree(ours, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -106,7 +89,7 @@ class _Curation:
         listing.write(files, done)
         size = f"{listing.bytes / 1e6:,.1f} MB"
         self._console.print(f"{listing.rows:,} new or changed files ({size}), {listing.known:,} known ones")
-        with _LazyEngine(config, self._run.ray_log) as ray:
+        with LazyEngine(config.ray, self._run.ray_log) as ray:
             if listing.rows:
                 self._scan(ray.engine, listing, overrides)
                 ledger.pack()
@@ -145,7 +128,7 @@ class _Curation:
             _Stage("Scanning", listing.files, listing.rows, listing.bytes, worker, "listing_id", ledger.has, crashed),
         )
 
-    def _fill(self, ray: _LazyEngine, run: int, overrides: Overrides) -> int:
+    def _fill(self, ray: LazyEngine, run: int, overrides: Overrides) -> int:
         """Measure what new settings or thresholds ask for; returns how many videos that was."""
         files, count = write_todo(unscored(self._storage, self._config, overrides), self._scratch, "unscored")
         self._second_look(ray, "Scoring", files, count, "score", run, overrides)
@@ -154,14 +137,14 @@ class _Curation:
         embeddings(self._storage).pack()
         return count
 
-    def _cut(self, ray: _LazyEngine, run: int, overrides: Overrides) -> int:
+    def _cut(self, ray: LazyEngine, run: int, overrides: Overrides) -> int:
         files, count = write_todo(uncut(self._storage, self._config), self._scratch, "uncut")
         self._second_look(ray, "Cutting", files, count, "cut", run, overrides)
         cuts(self._storage).pack()
         return count
 
     def _second_look(
-        self, ray: _LazyEngine, title: str, files: list[str], count: int, kind: str, run: int, overrides: Overrides
+        self, ray: LazyEngine, title: str, files: list[str], count: int, kind: str, run: int, overrides: Overrides
     ) -> None:
         if not count:
             return
@@ -222,30 +205,6 @@ class _Curation:
             for listing_id, uri in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if listing_id not in committed:
                     raise RushesError(f"{uri} has no row; run the same command again")
-
-
-class _LazyEngine:
-    """Ray starts only if there is work for it."""
-
-    def __init__(self, config: CurateConfig, chatter: Path):
-        self._config, self._chatter = config, chatter
-        self._context: Any = None
-        self._engine: Engine | None = None
-
-    def __enter__(self) -> _LazyEngine:
-        return self
-
-    @property
-    def engine(self) -> Engine:
-        if self._context is None:
-            self._context = engine(self._config.ray, self._chatter)
-            self._engine = self._context.__enter__()
-        assert self._engine is not None
-        return self._engine
-
-    def __exit__(self, *details: Any) -> None:
-        if self._context is not None:
-            self._context.__exit__(*details)
 
 
 def finished(storage: Storage, retry: bool = False) -> tuple[set[str], int]:

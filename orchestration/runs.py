@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import getpass
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,20 @@ from orchestration.config import Config
 from orchestration.storage import Storage
 
 log = logging.getLogger("rushes")
+
+
+@contextlib.contextmanager
+def scratch_folder(storage: Storage, place: str | None) -> Iterator[Path]:
+    """A folder for this run only, below `place` or the system's temporary folder; what killed runs of this dataset left
+    beside it goes (under the writer lock)."""
+    name = hashlib.sha256(storage.path().encode()).hexdigest()[:16]
+    ours = Path(place or tempfile.gettempdir()) / f"rushes-{getpass.getuser()}-{name}"
+    shutil.rmtree(ours, ignore_errors=True)
+    ours.mkdir(parents=True, mode=0o700)
+    try:
+        yield Path(tempfile.mkdtemp(dir=ours))
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
 
 
 class RunFolder:

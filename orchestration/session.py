@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -87,6 +88,30 @@ def engine(config: RayConfig, chatter: Path) -> Iterator[Engine]:
             ray.shutdown()
             if home is not None:
                 shutil.rmtree(home, ignore_errors=True)
+
+
+class LazyEngine:
+    """Context manager: Ray starts when `engine` is first asked for, which a run without work never does."""
+
+    def __init__(self, config: RayConfig, chatter: Path):
+        self._config, self._chatter = config, chatter
+        self._context: Any = None
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> LazyEngine:
+        return self
+
+    @property
+    def engine(self) -> Engine:
+        if self._context is None:
+            self._context = engine(self._config, self._chatter)
+            self._engine = self._context.__enter__()
+        assert self._engine is not None
+        return self._engine
+
+    def __exit__(self, *details: Any) -> None:
+        if self._context is not None:
+            self._context.__exit__(*details)
 
 
 def _start(config: RayConfig, home: Path) -> int:

@@ -41,7 +41,7 @@ class House:
         patch.setattr(tables, "GROUP_BYTES", 4000)
         patch.setattr(curation, "engine", contextlib.nullcontext)
         patch.setattr(curation, "run_rows", _run_rows)
-        patch.setattr(curation, "_LazyEngine", _NoEngine)
+        patch.setattr(curation, "LazyEngine", _NoEngine)
 
     def curate(self, output: Path, **settings: Any) -> Accounts:
         config = CurateConfig(input=str(self.raw), output=str(output), report={"enabled": False}, **settings)  # type: ignore[arg-type]
