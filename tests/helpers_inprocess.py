@@ -39,7 +39,6 @@ class House:
         patch.setattr(Ledger.pack, "__defaults__", (2, 2))  # small packs, and tables of several files
         patch.setattr(tables, "ROWS_PER_FILE", 1)
         patch.setattr(tables, "GROUP_BYTES", 4000)
-        patch.setattr(curation, "engine", contextlib.nullcontext)
         patch.setattr(curation, "run_rows", _run_rows)
         patch.setattr(curation, "LazyEngine", _NoEngine)
 
