@@ -22,7 +22,8 @@ class Accounts:
     videos: dict[str, int] = field(default_factory=lambda: {"ok": 0, "failed": 0, "duplicate": 0})
     clips: dict[str, int] = field(default_factory=lambda: {"kept": 0, "dropped": 0})
     cuts: dict[str, int] = field(default_factory=lambda: {"copy": 0, "encode": 0, "none": 0})
-    captions: int = 0
+    captions: int = 0  # clips that have one
+    trainable: int = 0  # clips whose caption the trainer is given
     latents: int = 0
     hours: float = 0.0
     kept_hours: float = 0.0
@@ -37,6 +38,8 @@ class Accounts:
         table.add_row("videos", f"{sum(videos.values()):,}", " + ".join(f"{n:,} {name}" for name, n in videos.items()))
         table.add_row("clips", f"{sum(clips.values()):,}", " + ".join(f"{n:,} {name}" for name, n in clips.items()))
         table.add_row("kept clips", f"{clips['kept']:,}", " + ".join(f"{n:,} {name}" for name, n in self.cuts.items()))
+        if self.captions:
+            table.add_row("captions", f"{self.captions:,}", f"{self.trainable:,} to train with")
         table.add_row("hours", f"{self.hours:,.3f}", f"{self.kept_hours:,.3f} kept")
         for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:8]:
             table.add_row("failed", f"{count:,}", reason)
@@ -72,6 +75,13 @@ def account(storage: Storage) -> Accounts:
             if row["clip_id"] in kept:
                 found.cuts[row["cut"] or "none"] += 1
                 found.kept_hours += row["duration_s"] / 3600
+    captioned: set[str] = set()
+    for table in snapshot(storage, "captions", ["clip_id", "status", "train"]):
+        for row in table.to_pylist():
+            if row["status"] == "ok":
+                captioned.add(row["clip_id"])
+                found.trainable += row["clip_id"] in kept and bool(row["train"])
+    found.captions = len(captioned)
     decided, made = sum(found.clips.values()), sum(found.cuts.values())
     if total and not decided:
         raise RushesError(f"{storage.uri}: its {total:,} clips are not decided; run `rushes select` or `rushes curate`")

@@ -63,7 +63,10 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
         text = _text(clip.get(column.name)) or missing.get(column.name, "not scored")
         table.add_row(column.name, Text(text), column.unit, "; ".join(thresholds.get(column.name, [])))
     for caption in facts["captions"]:
-        table.add_row("caption", str(caption.get("dense")), "", str(caption.get("status")))
+        flags = ", ".join(caption.get("flags") or ())
+        said = caption.get("dense") or caption.get("reason") or ""
+        verdict = "trains" if caption.get("train") else flags or caption.get("status")
+        table.add_row(f"caption {caption.get('version')}", Text(said), "", Text(str(verdict)))
     return table
 
 

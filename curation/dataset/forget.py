@@ -42,6 +42,7 @@ def forget(storage: Storage, video_id: str) -> dict[str, int]:
         media = _drop_folder(storage, f"media/{full}")
         _drop_folder(storage, "report")  # it shows pictures of the video; `rushes report` makes it anew
         _drop(storage, "captions", "clip_id", f"{full[:16]}-")
+        _drop_listed(storage, "captioned", "captions", "clip_id", f"{full[:16]}-")
         vectors = embeddings(storage).rewrite_without({full}, "video_id")
         storage.remove(PAIRS)  # made of the vectors, and made anew where clips are decided
         clips = _drop(storage, "clips", "video_id", full)
@@ -101,6 +102,22 @@ def _drop(storage: Storage, folder: str, column: str, start: str) -> int:
                     writer.write_table(file.read_row_group(group).filter(pa.array(keep[group], pa.bool_())))
         removed += gone
     return removed
+
+
+def _drop_listed(storage: Storage, folder: str, column: str, name: str, start: str) -> None:
+    """Rewrite files whose rows hold lists of structs in `column`, without the structs whose `name` begins with
+    `start`."""
+    for file in storage.list(folder, ".parquet"):
+        with storage.open_read(file) as source:
+            table = pq.read_table(source)
+        rows = table.to_pylist()
+        left = [{**row, column: [one for one in row[column] if not one[name].startswith(start)]} for row in rows]
+        if left == rows:
+            continue
+        if left := [row for row in left if row[column]]:
+            storage.write_table(file, pa.Table.from_pylist(left, table.schema))
+        else:
+            storage.remove(file)
 
 
 def _decide_anew(storage: Storage) -> None:
