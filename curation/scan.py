@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from curation.schema import VIDEOS, clip_id
 from curation.select import decide
 from curation.stills import Stills
 from curation.video import Span, Tracks
+from orchestration.progress import alive
 from orchestration.runs import log
 from orchestration.storage import Storage
 
@@ -253,24 +253,6 @@ class Scanner:
             "thumbnail": Stills(tracks).thumbnail(span, scores),
             **scores,
         }
-
-
-@contextlib.contextmanager
-def alive(beat: Callable[[], None]) -> Iterator[None]:
-    """Reports every few seconds while the block computes: a film's shots may take minutes."""
-    stop = threading.Event()
-
-    def report() -> None:
-        while not stop.wait(5.0):
-            beat()
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 class _Clock:

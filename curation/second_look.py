@@ -23,9 +23,10 @@ from curation.plan import MeasurePlan
 from curation.rules.overrides import Overrides
 from curation.rules.prospects import could_be_kept
 from curation.sandbox import JobFailed
-from curation.scan import Beat, Desk, alive, cut_settings
+from curation.scan import Beat, Desk, cut_settings
 from curation.select import SELECTION
 from curation.video import Span
+from orchestration.progress import alive
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
 

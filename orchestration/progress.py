@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -105,3 +108,21 @@ def _clock(seconds: float) -> str:
     seconds = round(seconds)
     hours, rest = divmod(seconds, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+@contextlib.contextmanager
+def alive(beat: Callable[[], None]) -> Iterator[None]:
+    """Reports every few seconds while the block computes what cannot report by itself."""
+    stop = threading.Event()
+
+    def report() -> None:
+        while not stop.wait(5.0):
+            beat()
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
