@@ -62,6 +62,20 @@ class LocalConfig(Config):
         return self
 
 
+def weights_name(model: str, revision: str | None) -> str:
+    """`NAME@REVISION` of a hub name, `FOLDER#FINGERPRINT` of a folder, over its weights and settings."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    digest = xxhash.xxh3_64()
+    for path in sorted({path for pattern in IDENTIFYING for path in folder.glob(pattern)}):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"{folder.resolve().name}#{digest.hexdigest()}"
+
+
 class LocalBackend:
     """Answers requests in batches. A device that is lost raises: then the worker has to be replaced."""
 
@@ -74,17 +88,7 @@ class LocalBackend:
 
     @cached_property
     def model(self) -> str:
-        """`NAME@REVISION` of a hub name, `FOLDER#FINGERPRINT` of a folder, over its weights and settings."""
-        folder = Path(self.config.model)
-        if not folder.is_dir():
-            return f"{self.config.model}@{self.config.revision or 'main'}"
-        digest = xxhash.xxh3_64()
-        for path in sorted({path for pattern in IDENTIFYING for path in folder.glob(pattern)}):
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-        return f"{folder.resolve().name}#{digest.hexdigest()}"
+        return weights_name(self.config.model, self.config.revision)
 
     def setup(self) -> None:
         """Load processor and weights. Raises RushesError where they are not to be had, ConfigError for the device."""
