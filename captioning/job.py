@@ -25,6 +25,8 @@ class FramePlan:
     indices: tuple[int, ...]
     seconds: tuple[float, ...]  # when each is shown, from the clip's start
     size: tuple[int, int]
+    # Rather than `indices` at most as many of the frames that the codec stored whole, which show when the clip is read.
+    keyframes: bool = False
 
     @property
     def bytes(self) -> int:

@@ -79,6 +79,11 @@ def open_source(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a name that a listing found is no file of this machine."""
+    return _split(uri)[0] not in ("", "file")
+
+
 def uri_of(path: str) -> str:
     """How tables name a local file: by its absolute path; a name that is not UTF-8 as a percent-encoded file:// URI."""
     try:

@@ -16,7 +16,7 @@ from curation.container import MAX_PIXELS
 from curation.cut import CutConfig, CutRequest, cut_clips
 from curation.media.guard import Guard
 from curation.plan import MeasurePlan
-from curation.read import read_clip
+from curation.read import choose_key_frames, key_frames, read_clip
 from curation.report import previews
 from curation.scorers import AnyScorer
 from curation.shots.adaptive import Adaptive
@@ -67,3 +67,18 @@ def preview(send: Any, row: dict[str, Any], root: str, target: str) -> None:
     """Writes what report.previews.preview makes of a clip to `target`."""
     cv2.setNumThreads(1)
     Path(target).write_bytes(previews.preview(row, partial(read_clip, root=root)))
+
+
+def frames(
+    send: Any, row: dict[str, Any], root: str, indices: list[int], keys: bool, size: list[int], target: str
+) -> list[int]:
+    """Writes frames of a clip to `target`, [T, H, W, 3] uint8 without a header, and returns their indices.
+
+    `keys`: rather than `indices` as many of the key frames, where the packets tell which those are.
+    """
+    cv2.setNumThreads(1)
+    if keys and (found := key_frames(row, root=root)):
+        indices = choose_key_frames(found, int(row["end_frame"]) - int(row["start_frame"]), len(indices))
+    pictures = read_clip(row, indices, (size[0], size[1]), root=root, beat=Guard(send).beat)
+    Path(target).write_bytes(pictures.data)  # numpy's tofile does not tell a full disk
+    return indices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -17,18 +18,32 @@ from av.video.stream import VideoStream
 from fsspec.implementations.local import LocalFileSystem
 
 from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video
-from curation.fetch import open_source
-from curation.media.packets import NONE, decode_packets, linear_frames, packet_table
+from curation.fetch import FINAL, open_source
+from curation.media.packets import NONE, PacketTable, decode_packets, linear_frames, packet_table
 from curation.media.pixels import View
 from curation.media.still import read_still
 from orchestration.storage import Storage
 
 Take = Callable[[int, av.VideoFrame], None]  # a frame's number in the clip, and the frame
+Beat = Callable[[], None]  # called often while something is read
+# Columns of a clip's row, joined with its video's, that are looked at here.
+FIELDS = (
+    *("clip_id", "media", "cut", "uri", "start_frame", "end_frame", "start_pts", "end_pts", "first_hash"),
+    *("crop_x", "crop_y", "crop_w", "crop_h", "width", "height", "rotation", "pixel_aspect"),
+    *("hdr", "interlaced", "pix_fmt"),
+)
+FEWEST = 4  # frames that key frames are filled up to
 STEP_BACK_S = 10.0  # where a seek lands too late for the first frame, it is tried again so much earlier
 
 
 class ClipUnreadable(ValueError):
     """A clip cannot be read. The message names it and says what to do."""
+
+    def __init__(self, reason: str, retryable: bool = False):
+        """`retryable`: the disk failed, not the clip, so that trying again makes sense."""
+        super().__init__(reason)
+        self.reason = reason
+        self.retryable = retryable
 
 
 def read_clip(
@@ -37,13 +52,15 @@ def read_clip(
     size: tuple[int, int] | None = None,
     *,
     root: str = "",
+    beat: Beat = lambda: None,
 ) -> np.ndarray:
     """A clip's pictures: [T, H, W, 3] uint8 RGB, upright, square pixels, cropped to `crop_*`, progressive, SDR.
 
     `row`: a clips row joined with its video's columns. `frames`: None for all, a number for so many evenly spaced ones
     from first to last, or indices within the clip. `size`: (height, width) to cover; the rest is cut off around the
     centre. `root`: the dataset that `media` is relative to, a folder or a bucket address; without `media` the span is
-    read from the video's `uri`. Raises ClipUnreadable, and ValueError for frames that the clip does not have.
+    read from the video's `uri`. `beat` is called for all that is decoded. Raises ClipUnreadable, and ValueError for
+    frames that the clip does not have.
     """
     length = int(row["end_frame"]) - int(row["start_frame"])
     chosen = choose_frames(length, frames)
@@ -57,18 +74,48 @@ def read_clip(
         for place in places.get(index, ()):
             pictures[place] = view.render(frame)
 
-    where = row.get("media") or row.get("uri")
-    if not where:
-        raise ClipUnreadable(f"clip {row.get('clip_id')}: neither media nor uri is given; join it with its video's row")
-    try:
-        with _located(row, root) as file:
-            _read(row, file, sorted(places), length, take)
-    except (FFmpegError, NotVideo, OSError) as error:
-        raise ClipUnreadable(_complaint(row, root, str(error))) from error
+    with _located(row, root) as file:
+        _read(row, file, sorted(places), length, take, beat)
     if any(picture is None for picture in pictures):
         missing = [index for index, picture in zip(chosen, pictures, strict=True) if picture is None]
         raise ClipUnreadable(_complaint(row, root, f"frames {missing[:5]} of {length} are not there"))
     return np.stack(pictures)  # type: ignore[arg-type]
+
+
+def key_frames(row: Mapping[str, Any], *, root: str = "") -> list[int]:
+    """Indices within a clip of the frames that the codec stored whole, ascending: what they show costs least to decode.
+
+    Found from the packets, without decoding; empty where those do not tell the frames apart. Arguments and errors as of
+    read_clip.
+    """
+    length = int(row["end_frame"]) - int(row["start_frame"])
+    with _located(row, root) as file:
+        if read_still(file) is not None:
+            return [0]
+        container, stream = open_video(file, _max_pixels(row))
+        with container:
+            if row.get("media"):
+                return _keys(list(container.demux(stream)), None, length)
+            if row.get("start_pts") is None or row.get("end_pts") is None:
+                return []
+            span = int(row["start_pts"]), int(row["end_pts"])
+            packets = (_span_packets(container, stream, span, back) for back in (0.0, STEP_BACK_S))
+            return next(filter(None, (_keys(found, span, length) for found in packets)), [])
+
+
+def _keys(packets: list[av.Packet], span: tuple[int, int] | None, length: int) -> list[int]:
+    table = packet_table(packets)
+    numbers = _in_order(table, span, length)
+    return [] if numbers is None else np.flatnonzero(table.key[numbers]).tolist()
+
+
+def choose_key_frames(keys: Sequence[int], length: int, most: int) -> list[int]:
+    """Of a clip's key frames at most `most`, evenly thinned; where they are few, also the frames farthest from them."""
+    chosen = [keys[place] for place in choose_frames(len(keys), min(most, len(keys)))]
+    while len(chosen) < min(FEWEST, length, most):
+        candidates = {0, length - 1} | {(a + b) // 2 for a, b in itertools.pairwise(sorted(chosen))}
+        chosen.append(max(sorted(candidates), key=lambda index: min(abs(index - other) for other in chosen)))
+    return sorted(chosen)
 
 
 def choose_frames(length: int, frames: int | Sequence[int] | None) -> list[int]:
@@ -85,6 +132,15 @@ def choose_frames(length: int, frames: int | Sequence[int] | None) -> list[int]:
     return chosen
 
 
+def shown_size(row: Mapping[str, Any]) -> tuple[float, float]:
+    """(height, width) in square pixels of what read_clip shows of a clip. Raises ValueError where its row is odd."""
+    view = _view(row, None)
+    width, height = view.crop[2:] if view.crop else (row.get("width"), row.get("height"))
+    if not (width and height and min(width, height) > 0):
+        raise ValueError(f"clip {row.get('clip_id')}: its pictures are {width} x {height}")
+    return view.upright(int(height), int(width))
+
+
 def _view(row: Mapping[str, Any], size: tuple[int, int] | None) -> View:
     box = tuple(row.get(f"crop_{side}") for side in "xywh")
     crop = None if any(value is None for value in box) else tuple(int(value) for value in box)  # type: ignore[arg-type]
@@ -95,7 +151,19 @@ def _view(row: Mapping[str, Any], size: tuple[int, int] | None) -> View:
 
 @contextlib.contextmanager
 def _located(row: Mapping[str, Any], root: str) -> Iterator[str | IO[bytes]]:
-    """The clip's file: a path where it is local, an open file otherwise."""
+    """The clip's file: a path where it is local, an open file otherwise. What goes wrong becomes ClipUnreadable."""
+    if not (row.get("media") or row.get("uri")):
+        raise ClipUnreadable(f"clip {row.get('clip_id')}: neither media nor uri is given; join it with its video's row")
+    try:
+        with _opened(row, root) as file:
+            yield file
+    except (FFmpegError, NotVideo, OSError) as error:
+        passing = isinstance(error, OSError) and not isinstance(error, (*FINAL, FFmpegError))
+        raise ClipUnreadable(_complaint(row, root, str(error)), passing) from error
+
+
+@contextlib.contextmanager
+def _opened(row: Mapping[str, Any], root: str) -> Iterator[str | IO[bytes]]:
     if row.get("media"):
         storage = Storage(root or ".")
         filesystem, path = storage.fs, storage.path(row["media"])
@@ -108,12 +176,18 @@ def _located(row: Mapping[str, Any], root: str) -> Iterator[str | IO[bytes]]:
         yield file  # type: ignore[misc]
 
 
-def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], length: int, take: Take) -> None:
+def _max_pixels(row: Mapping[str, Any]) -> int:
+    """A picture is no larger than the scan found; decoders round sizes up."""
+    return max(MAX_PIXELS, ((row.get("width") or 0) + 128) * ((row.get("height") or 0) + 128))
+
+
+def _read(
+    row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], length: int, take: Take, beat: Beat
+) -> None:
     if _for_decord(row):
-        _read_decord(file, wanted, length, take)
+        _read_decord(file, wanted, length, take, beat)
         return
-    # A picture is no larger than the scan found; decoders round sizes up.
-    pixels = max(MAX_PIXELS, ((row.get("width") or 0) + 128) * ((row.get("height") or 0) + 128))
+    pixels = _max_pixels(row)
     still = read_still(file)
     if still is not None:
         container, stream = still.open(pixels)
@@ -127,15 +201,15 @@ def _read(row: Mapping[str, Any], file: str | IO[bytes], wanted: list[int], leng
             wanted = list(range(length))
         done = False
         if row.get("media"):
-            done = _read_packets(stream, list(container.demux(stream)), None, wanted, length, take)
+            done = _read_packets(stream, list(container.demux(stream)), None, wanted, length, take, beat)
         elif row.get("start_pts") is not None and row.get("end_pts") is not None:
-            done = _read_span(row, container, stream, wanted, length, take)
+            done = _read_span(row, container, stream, wanted, length, take, beat)
     if not done:
         container, stream = open_video(file, pixels)
         with container:
             if isinstance(take, Deinterlacer):
                 take.restart()
-            _read_linear(container, stream, 0 if row.get("media") else int(row["start_frame"]), length, take)
+            _read_linear(container, stream, 0 if row.get("media") else int(row["start_frame"]), length, take, beat)
     if isinstance(take, Deinterlacer):
         take.finish()
 
@@ -147,6 +221,7 @@ def _read_packets(
     wanted: list[int],
     length: int,
     take: Take,
+    beat: Beat,
     first_hash: int | None = None,
 ) -> bool:
     """Decode only what the wanted frames need. `span`: timestamps; None for all that the file shows.
@@ -156,12 +231,8 @@ def _read_packets(
     """
     packets = [packet for packet in packets if packet.size]
     table = packet_table(packets)
-    shown = table.shown & (table.pts != NONE)
-    if span is not None:
-        shown &= (table.pts >= span[0]) & (table.pts < span[1])
-    numbers = np.flatnonzero(shown)
-    numbers = numbers[np.argsort(table.pts[numbers], kind="stable")]
-    if len(numbers) != length or len(np.unique(table.pts[numbers])) != length:
+    numbers = _in_order(table, span, length)
+    if numbers is None:
         return False
     if table.random_access(int(numbers[0])) is None:
         return False
@@ -177,35 +248,60 @@ def _read_packets(
         if index in expected:
             take(index, frame)
 
-    decode_packets(stream, packets, table, [int(numbers[index]) for index in expected], see)
+    decode_packets(stream, packets, table, [int(numbers[index]) for index in expected], see, beat=beat)
     return found == expected
 
 
+def _in_order(table: PacketTable, span: tuple[int, int] | None, length: int) -> np.ndarray | None:
+    """[length] numbers of the packets of the frames that are shown, in that order; None where they are not so many."""
+    shown = table.shown & (table.pts != NONE)
+    if span is not None:
+        shown &= (table.pts >= span[0]) & (table.pts < span[1])
+    numbers = np.flatnonzero(shown)
+    numbers = numbers[np.argsort(table.pts[numbers], kind="stable")]
+    return numbers if len(numbers) == length == len(np.unique(table.pts[numbers])) else None
+
+
 def _read_span(
-    row: Mapping[str, Any], container: InputContainer, stream: VideoStream, wanted: list[int], length: int, take: Take
+    row: Mapping[str, Any],
+    container: InputContainer,
+    stream: VideoStream,
+    wanted: list[int],
+    length: int,
+    take: Take,
+    beat: Beat,
 ) -> bool:
     """Seek to a span of a source. False where that does not lead to exactly its frames."""
-    start, end = int(row["start_pts"]), int(row["end_pts"])
-    first_hash = row.get("first_hash")
-    back = round(STEP_BACK_S / (stream.time_base or 1))
-    for target in (start, start - back):
-        try:
-            container.seek(target, stream=stream)
-        except FFmpegError:
-            return False
-        packets: list[av.Packet] = []
-        for packet in container.demux(stream):
-            packets.append(packet)
-            if packet.dts is not None and packet.dts >= end:  # nothing later is shown before it is decoded
-                break
-        if _read_packets(stream, packets, (start, end), wanted, length, take, first_hash):
+    span, first_hash = (int(row["start_pts"]), int(row["end_pts"])), row.get("first_hash")
+    for back in (0.0, STEP_BACK_S):
+        packets = _span_packets(container, stream, span, back)
+        if packets and _read_packets(stream, packets, span, wanted, length, take, beat, first_hash):
             return True
     return False
 
 
-def _read_linear(container: InputContainer, stream: VideoStream, start: int, length: int, take: Take) -> None:
+def _span_packets(
+    container: InputContainer, stream: VideoStream, span: tuple[int, int], back: float
+) -> list[av.Packet]:
+    """Those from where a seek to `back` seconds before the span leads; none where there is no seeking."""
+    try:
+        container.seek(span[0] - round(back / (stream.time_base or 1)), stream=stream)
+    except FFmpegError:
+        return []
+    packets: list[av.Packet] = []
+    for packet in container.demux(stream):
+        packets.append(packet)
+        if packet.dts is not None and packet.dts >= span[1]:  # nothing later is shown before it is decoded
+            break
+    return packets
+
+
+def _read_linear(
+    container: InputContainer, stream: VideoStream, start: int, length: int, take: Take, beat: Beat
+) -> None:
     """Decode from the beginning and count: slow, and right for every file."""
     for index, frame in enumerate(linear_frames(stream, container.demux(stream))):
+        beat()
         if index >= start + length:
             return
         if index >= start:
@@ -220,7 +316,7 @@ def _for_decord(row: Mapping[str, Any]) -> bool:
     return encoded and plain and shallow and importlib.util.find_spec("decord") is not None
 
 
-def _read_decord(file: str | IO[bytes], wanted: list[int], length: int, take: Take) -> None:
+def _read_decord(file: str | IO[bytes], wanted: list[int], length: int, take: Take, beat: Beat) -> None:
     import decord  # exists for Linux x86-64 only
 
     try:
@@ -228,6 +324,7 @@ def _read_decord(file: str | IO[bytes], wanted: list[int], length: int, take: Ta
         if len(reader) != length:
             raise NotVideo(f"{len(reader)} frames, not {length}")
         for index in wanted:
+            beat()
             take(index, av.VideoFrame.from_ndarray(reader[index].asnumpy(), "rgb24"))
     except (decord.DECORDError, RuntimeError) as error:
         raise NotVideo(str(error).splitlines()[0]) from error

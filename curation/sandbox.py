@@ -37,6 +37,7 @@ JOBS = {
     "decode": "curation.jobs:decode",
     "cut": "curation.jobs:cut",
     "preview": "curation.jobs:preview",
+    "frames": "curation.jobs:frames",
 }
 WARM = "curation.jobs:warm"  # runs once before the first fork; it may leave no thread behind
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -148,6 +149,12 @@ class Sandbox:
             os.close(self._messages)
             self._helper = None
             self._buffer.clear()
+
+    def kill(self) -> None:
+        """End what runs, from any thread: a `run` under way raises JobFailed, one that was about to begin may go on."""
+        helper = self._helper
+        if helper is not None:
+            helper.kill()
 
     def _conclude(self, status: int, outcome: dict[str, Any]) -> Any:
         if os.WIFSIGNALED(status):
@@ -287,6 +294,7 @@ def _child(messages: int, helper: int, function: Callable[..., Any], request: di
         else:
             where = traceback.extract_tb(error.__traceback__)[-1]
             named = getattr(error, "reason", None) or f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"
-            say(error=named, errno=getattr(error, "errno", None))
+            retryable = bool(getattr(error, "retryable", False))
+            say(error=named, errno=getattr(error, "errno", None), retryable=retryable)
     finally:
         os._exit(code)

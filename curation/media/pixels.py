@@ -58,11 +58,15 @@ class View:
         picture = picture[top : top + final[0], left : left + final[1]]
         return tone_map(picture, transfer) if transfer else picture.astype(np.uint8, copy=False)
 
+    def upright(self, height: int, width: int) -> tuple[float, float]:
+        """(height, width) as displayed of a picture that is coded, and cropped, so large."""
+        shown = (float(height), width * self.pixel_aspect)
+        return (shown[1], shown[0]) if self.rotation % 180 else shown
+
     def _sizes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(size to scale to, before it is turned; size of the result)."""
-        shown = (float(height), width * self.pixel_aspect)
         turned = self.rotation % 180 != 0
-        upright = (shown[1], shown[0]) if turned else shown
+        upright = self.upright(height, width)
         height, width = self.size or (max(1, round(upright[0])), max(1, round(upright[1])))
         scale = max(height / upright[0], width / upright[1])
         tall, wide = max(height, round(upright[0] * scale)), max(width, round(upright[1] * scale))

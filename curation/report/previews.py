@@ -15,7 +15,8 @@ import av
 import cv2
 import numpy as np
 
-from curation.fetch import SCHEME
+from curation import read
+from curation.fetch import is_remote
 from curation.sandbox import JobFailed, Sandbox
 from orchestration.storage import Storage
 
@@ -27,12 +28,7 @@ HEAVY = 16_000  # bytes of a thumbnail; heavier ones are made smaller
 Row = Mapping[str, Any]
 Reader = Callable[[Row, list[int], tuple[int, int]], np.ndarray]
 Maker = Callable[[Row], bytes]
-# What a preview needs to know of a clip.
-FIELDS = (
-    *("clip_id", "media", "cut", "uri", "start_frame", "end_frame", "start_s", "end_s", "start_pts", "end_pts"),
-    *("first_hash", "crop_x", "crop_y", "crop_w", "crop_h", "width", "height", "rotation", "pixel_aspect"),
-    *("hdr", "interlaced", "pix_fmt"),
-)
+FIELDS = (*read.FIELDS, "start_s", "end_s")  # what a preview needs to know of a clip
 LIMIT_S = 20.0  # for one preview
 FETCHED = 200_000_000  # bytes of a clip's file that are fetched for its preview
 
@@ -67,7 +63,7 @@ class GuardedMaker:
                     raise NoPreview("its file is too large to be fetched")
                 self._storage.fs.get_file(self._storage.path(clip["media"]), str(Path(folder) / name))
                 clip["media"] = name
-            elif not clip["media"] and _remote(str(clip["uri"])):
+            elif not clip["media"] and is_remote(str(clip["uri"])):
                 raise NoPreview("not cut, and its source is not on this machine")
             target = Path(folder) / "preview.mp4"
             self._sandbox.run("preview", row=clip, root=root, target=str(target))
@@ -75,11 +71,6 @@ class GuardedMaker:
 
     def close(self) -> None:
         self._sandbox.close()
-
-
-def _remote(uri: str) -> bool:
-    found = SCHEME.match(uri)
-    return found is not None and found[1] != "file"
 
 
 def make_previews(rows: Mapping[str, Row], maker: Maker, *, seconds: float, max_bytes: int) -> Previews:
