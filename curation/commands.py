@@ -35,7 +35,9 @@ def curate(config: Path, overrides: Sequence[str], dry_run: bool) -> None:
 
 def select(config: Path, overrides: Sequence[str]) -> None:
     from curation.dataset.accounting import account
+    from curation.dataset.publish import publish
     from curation.dataset.records import embedding_token
+    from curation.dataset.vlm_labels import are_published
     from curation.schema import CLIPS
     from curation.scorers import score_columns
     from curation.select import read_funnel, select_dataset
@@ -46,6 +48,9 @@ def select(config: Path, overrides: Sequence[str]) -> None:
     with WriterLock(storage, "select"):
         settle(storage)
         before = read_funnel(storage)
+        if not are_published(storage):
+            with OUT.status("Taking over the labels that `rushes caption labels` made"):
+                publish(storage, settings.scorers)
         columns, embedding = (*CLIPS, *score_columns()), embedding_token(settings.scorers)
         funnel = select_dataset(storage, settings.select, columns, damage=settings.damage, embedding=embedding)
     OUT.print(funnel)
@@ -104,7 +109,9 @@ def forget(target: str, video_id: str, overrides: Sequence[str], yes: bool) -> N
         typer.confirm(f"Remove all rows and media of video {video_id} from {storage.uri} for good?", abort=True)
     removed = take_down(storage, video_id)
     OUT.print(f"removed {removed['clips']} clips, {removed['media']} files, {removed['rows']} rows of {video_id}")
-    OUT.print("a tombstone keeps it from being taken in again; `rushes report` makes the report anew")
+    OUT.print(
+        "a tombstone keeps it from being taken in again; `rushes report` and `rushes caption` make their pages anew"
+    )
 
 
 def doctor(config: Path | None, overrides: Sequence[str], as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -33,7 +34,8 @@ from curation.report.survey import survey_clips
 from curation.rules.funnel import Stage
 from curation.video import Column
 from orchestration.errors import RushesError
-from orchestration.report import Page, Section, build_report, formats
+from orchestration.report import Page, Section, build_report, formats, save_page, write_pages
+from orchestration.report.store import load_pages
 from orchestration.storage import Storage
 
 MADE = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
@@ -46,8 +48,9 @@ def no_maker(row) -> bytes:
 
 def page_text(storage: Storage, funnel=None, **options) -> tuple[Page, str]:
     options = {"columns": SCORES, "thresholds": THRESHOLDS, "stages": STAGES, "amounts": QUICK, **options}
-    page = curation_page(storage, funnel=funnel, **options)
-    build_report(storage, [page], "test", made=MADE)
+    page = dataclasses.replace(curation_page(storage, funnel=funnel, **options), made=MADE)
+    save_page(storage, page)
+    build_report(storage, "test")
     return page, storage.read_bytes("report/index.html").decode()
 
 
@@ -359,13 +362,50 @@ def test_the_size_is_bounded_by_dropping_previews(tmp_path: Path):
     part = Section("A", "a", Markup("<p>text</p>"))
     previews = {f"clip-{number}": bytes([number]) * 400_000 for number in range(8)}
     page = Page("P", "p", (part,), previews=previews)
-    assert build_report(storage, [page], "t", made=MADE, limit=2_000_000) <= 2_000_000
+    save_page(storage, page)
+    assert build_report(storage, "t", limit=2_000_000) <= 2_000_000
     html = storage.read_bytes("report/index.html").decode()
     kept = json.loads(re.search(r'id="previews">(.*?)</script>', html).group(1))  # type: ignore[union-attr]
     assert list(kept) == ["clip-0", "clip-1", "clip-2"]
     assert "5 previews left out" in html
     with pytest.raises(RushesError, match="without previews"):
-        build_report(storage, [page], "t", limit=50_000)
+        build_report(storage, "t", limit=50_000)
+
+
+def test_the_report_is_made_of_all_saved_pages(tmp_path: Path):
+    """A command makes its own page anew and leaves the others as they are."""
+    storage = Storage(tmp_path)
+
+    def saved(slug: str, text: str, **more) -> Page:
+        sections = (Section("Of " + slug, "overview", Markup("<p>{}</p>").format(text), "lead <b>"),)
+        page = Page(slug.title(), slug, sections, made=MADE, **more)
+        save_page(storage, page)
+        return page
+
+    saved("training", "last")
+    saved("captions", "<old>", previews={"both": b"1" * 30, "own": b"2"}, records={"both": {"verdict": "of captions"}})
+    curation = saved("curation", "first", previews={"both": b"1" * 30}, records={"both": {"verdict": "of curation"}})
+    captions = saved("captions", "<new>", previews={"both": b"1" * 30}, charts={"c": {"x": ["</script>"]}}, style="p{}")
+    build_report(storage, "t")
+    html = storage.read_bytes("report/index.html").decode()
+    assert re.findall(r'<article id="(\w+)"', html) == ["curation", "captions", "training"]
+    assert re.findall(r'href="#(\w+)"', html) == ["main", "curation", "captions", "training"]
+    assert "&lt;new&gt;" in html
+    assert "&lt;old&gt;" not in html
+    assert "lead &lt;b&gt;" in html
+    assert "Captions made 2026-11-22 00:00 UTC" in html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))  # type: ignore[union-attr]
+    assert data["records"]["captions"] == {}
+    assert data["records"]["curation"]["both"]["verdict"] == "of curation"
+    assert data["previews"] == ["both"]
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+
+    write_pages(storage, "report/other.html", [curation, captions, *load_pages(storage)[2:]], "t")
+    assert storage.read_bytes("report/other.html").decode() == html
+    storage.write_bytes("report/pages/latents.json", b'{"title": "cut')
+    with pytest.raises(RushesError, match=r"pages/latents\.json is not a page"):
+        build_report(storage, "t")
 
 
 def test_huge_texts_do_not_fill_the_report(tmp_path: Path):

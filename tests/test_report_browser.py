@@ -12,7 +12,7 @@ import pytest
 from helpers_dataset import SCORES, SEEN, STAGES, THRESHOLDS, write_dataset
 
 from curation.report.page import Amounts, curation_page
-from orchestration.report import LIMIT, build_report
+from orchestration.report import LIMIT, build_report, save_page
 from orchestration.storage import Storage
 
 FLAGS = [
@@ -60,7 +60,8 @@ def report(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
         config=HOSTILE,
         amounts=Amounts(near=2, preview_seconds=25),
     )
-    size = build_report(Storage(root), [page], "Rushes & <b>dailies</b>", subtitle=HOSTILE)
+    save_page(Storage(root), page)
+    size = build_report(Storage(root), "Rushes & <b>dailies</b>", subtitle=HOSTILE)
     path = root / "report" / "index.html"
     assert size == path.stat().st_size <= LIMIT
     return path

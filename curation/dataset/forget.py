@@ -40,7 +40,7 @@ def forget(storage: Storage, video_id: str) -> dict[str, int]:
             today = datetime.datetime.now(datetime.UTC).date().isoformat()
             tombstones(storage).commit(full, {"video_id": full, "date": today})
         media = _drop_folder(storage, f"media/{full}")
-        _drop_folder(storage, "report")  # it shows pictures of the video; `rushes report` makes it anew
+        _drop_folder(storage, "report")  # it and its pages show pictures of the video; each command makes its page anew
         _drop(storage, "captions", "clip_id", f"{full[:16]}-")
         _drop_listed(storage, "captioned", "captions", "clip_id", f"{full[:16]}-")
         vectors = embeddings(storage).rewrite_without({full}, "video_id")

@@ -1,4 +1,4 @@
-"""`report/index.html` of a dataset: what the report's page needs beside the tables."""
+"""`rushes report`: the page about curation is made anew, and the report of it and the other stages' pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curation.dataset.records import TIMINGS, scans
 from curation.report.page import Amounts, curation_page
 from curation.scorers import score_columns
 from curation.select import read_funnel
-from orchestration.report import build_report
+from orchestration.report import build_report, save_page
 from orchestration.storage import Storage
 
 STAGES = {
@@ -25,7 +25,7 @@ STAGES = {
 
 
 def write_report(storage: Storage, config: CurateConfig) -> int:
-    """Write the report and return its size in bytes."""
+    """Make the page about curation, write the report and return its size in bytes."""
     funnel = read_funnel(storage)
 
     page = curation_page(
@@ -37,8 +37,8 @@ def write_report(storage: Storage, config: CurateConfig) -> int:
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         amounts=Amounts(near=config.report.previews),
     )
-    limit = int(config.report.max_mb * 1e6)
-    return build_report(storage, [page], "rushes", subtitle=storage.uri, limit=limit)
+    save_page(storage, page)
+    return build_report(storage, "rushes", subtitle=storage.uri, limit=int(config.report.max_mb * 1e6))
 
 
 def _stages(storage: Storage) -> list[dict[str, Any]]:

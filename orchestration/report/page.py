@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ class Page:
     `charts` maps a chart id to the specification that report.js draws, `records` maps a key to what the detail dialog
     shows, and `fields` says what the values of every record are, all JSON values (see templates/report.js). `previews`
     are MP4 files by record key, the most important first: the last are left out where the report would grow too large.
-    `script` runs after report.js.
+    Chart ids differ from those of other pages; records of several pages may be of the same key, and then their previews
+    show the same. `script` runs after report.js, `style` comes after report.css.
     """
 
     title: str
@@ -45,6 +47,8 @@ class Page:
     fields: Sequence[Mapping[str, str]] = ()
     previews: Mapping[str, bytes] = field(default_factory=dict)
     script: str = ""
+    style: str = ""
+    made: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
 
 def environment(*folders: Path) -> Environment:

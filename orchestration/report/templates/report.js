@@ -178,6 +178,7 @@ const report = (() => {
 
   const toggle = (holder, key) => (holder.classList.contains("playing") ? (stop(holder), true) : play(holder, key));
   const keyOf = (element) => element?.closest("[data-key]")?.dataset.key;
+  const pageOf = (element) => element.closest(".page").id;
 
   for (const open of $$(".tile .open")) {
     const key = keyOf(open);
@@ -192,16 +193,16 @@ const report = (() => {
   // ---- details ---------------------------------------------------------------------------------------------------
   const detail = $("#detail"), tip = $("#tip");
   const extras = [];
-  function details(key, fallback = {}) {
-    const record = data.records[key] ?? fallback;
-    const image = $(`.tile[data-key="${CSS.escape(key)}"] img`);
+  function details(key, page, fallback = {}) {
+    const record = data.records[page][key] ?? fallback;
+    const image = $(`#${page} .tile[data-key="${CSS.escape(key)}"] img`);
     const outlines = image && $(".boxes", image.parentElement);
     const screen = make("button", { type: "button", class: "screen", "aria-label": "Play or pause the preview" },
       image ? make("img", { src: image.src, alt: image.alt }) : make("span", { class: "blank" }, "no thumbnail"), outlines?.cloneNode(true));
     const playing = play(screen, key);
     screen.addEventListener("click", () => toggle(screen, key));
     screen.disabled = !playing;
-    const fields = data.fields[record.page] ?? [];
+    const fields = data.fields[page];
     const rows = (record.values ?? []).map(([value, state, place], at) => { // place: percent of all clips that lie below
       const meter = make("td", { class: "place" });
       if (place !== null && place !== undefined) {
@@ -228,6 +229,7 @@ const report = (() => {
     side.append(facts);
     for (const extra of extras) side.append(extra(key));
     detail.dataset.key = key;
+    detail.dataset.page = page;
     detail.className = record.state ?? "";
     detail.replaceChildren(
       make("header", {},
@@ -237,7 +239,9 @@ const report = (() => {
         close),
       make("div", { class: "detail-body" }, side,
         make("div", {},
-          rows.length
+          record.texts
+            ? make("dl", { class: "texts" }, ...record.texts.flatMap(([name, text]) => [make("dt", {}, make("bdi", {}, name)), make("dd", {}, make("bdi", {}, text))]))
+            : rows.length
             ? make("table", {}, make("thead", {}, make("tr", {}, ...["Score", "Value", "Rule", "Percentile"].map((head) => make("th", { scope: "col", class: head.toLowerCase() }, head)))), make("tbody", {}, ...rows))
             : make("p", { class: "note" }, "This clip is not in the report's sample; the command below shows all its scores."),
           command ? make("button", { type: "button", class: "command copy", "data-copy": command, title: "Copy the command" }, command) : null)));
@@ -257,9 +261,9 @@ const report = (() => {
     const copied = event.target.closest("[data-copy]");
     if (copied) return copy(copied.dataset.copy);
     const open = event.target.closest(".tile .open");
-    if (open) return details(keyOf(open));
+    if (open) return details(keyOf(open), pageOf(open));
     const mark = event.target.closest("[data-span]");
-    if (mark) details(mark.dataset.span, { state: mark.getAttribute("class"), verdict: mark.dataset.tip, command: mark.closest("[data-command]").dataset.command + " " + quoted(mark.dataset.span) });
+    if (mark) details(mark.dataset.span, pageOf(mark), { state: mark.getAttribute("class"), verdict: mark.dataset.tip, command: mark.closest("[data-command]").dataset.command + " " + quoted(mark.dataset.span) });
   });
 
   // ---- tooltip ---------------------------------------------------------------------------------------------------
@@ -328,13 +332,13 @@ const report = (() => {
   }
   const outside = () => !detail.open;
   function turn(by) { // the dialog leafs through the tiles in the order of the page
-    const open = tiles.find((tile) => tile.dataset.key === detail.dataset.key);
+    const open = tiles.find((tile) => tile.dataset.key === detail.dataset.key && pageOf(tile) === detail.dataset.page);
     const all = visible(), at = all.indexOf(document.activeElement?.closest(".tile .open"));
     const from = at >= 0 ? at : all.indexOf(turn.at ?? (open && $(".open", open)));
     const next = all[Math.max(0, Math.min(all.length - 1, from + by))];
     if (!next) return;
     turn.at = next;
-    details(keyOf(next));
+    details(keyOf(next), pageOf(next));
   }
   detail.addEventListener("close", () => { if (turn.at) focusOn(turn.at); turn.at = null; });
   bind(["j", "k"], "next, previous clip (also in the details)", (key) => { const by = key === "j" ? 1 : -1; detail.open ? turn(by) : step(by); });
