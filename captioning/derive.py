@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
-
-from pydantic import ValidationError
 
 from captioning import phrases
+from captioning.json_answer import read
 from captioning.structured import Structured, Subject
 
 SHORT_WORDS = 25
 COVERED = 0.75  # share of the summary's words that the other fields say too, from which on it adds nothing to them
-ANSWER_CHARACTERS = 100_000  # a caption's JSON has a few thousand
-OBJECTS = 50  # places where an answer's object is sought
 LINES = 6  # of on-screen text in a dense caption
 
 
@@ -60,65 +55,7 @@ def parse(text: str) -> Structured:
 
     Raises ValueError that says what is wrong, in words that a model can be told to ask again.
     """
-    if len(text) > ANSWER_CHARACTERS:
-        raise ValueError(f"the answer has {len(text)} characters, more than {ANSWER_CHARACTERS}")
-    found: list[Structured] = []
-    wrong = ""
-    place, tried = text.find("{"), 0
-    decoder = json.JSONDecoder(object_pairs_hook=_distinct)
-    while place >= 0 and tried < OBJECTS:
-        tried += 1
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except RecursionError:
-            wrong = wrong or "the JSON object is nested too deeply"
-            break
-        except json.JSONDecodeError as error:
-            wrong = wrong or _where(error, text)
-            end = place + 1
-        except ValueError as error:  # _distinct's
-            wrong = wrong or str(error)
-            end = place + 1
-        else:
-            try:
-                found.append(Structured.model_validate(value))
-            except ValidationError as error:
-                wrong = wrong or _explained(error)
-        place = text.find("{", end)
-    if not found:
-        raise ValueError(wrong or "the answer has no JSON object")
-    if any(other != found[0] for other in found):
-        raise ValueError(f"the answer has {len(found)} JSON objects that differ; give one")
-    return found[0]
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in made if keys.count(key) > 1)
-        raise ValueError(f"the JSON object has the field {twice[:40]!r} twice")
-    return made
-
-
-def _where(error: json.JSONDecodeError, text: str) -> str:
-    if error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip("` \n")):
-        return "the JSON object is not finished: the answer ends within it"
-    near = text[max(0, error.pos - 20) : error.pos + 20]
-    return f"the JSON object is not valid: {error.msg} at line {error.lineno}, column {error.colno}, near {near!r}"
-
-
-def _explained(error: ValidationError) -> str:
-    said = []
-    for item in error.errors(include_url=False, include_input=False)[:5]:
-        field = ".".join(str(part) for part in item["loc"]) or "the answer"
-        known = f" (known: {', '.join(_siblings(item['loc']))})" if item["type"] == "extra_forbidden" else ""
-        said.append(f"{field}: {item['msg']}{known}")
-    return "the JSON object does not have the fields asked for: " + "; ".join(said)
-
-
-def _siblings(where: tuple[int | str, ...]) -> list[str]:
-    return list((Subject if "subjects" in where[:-1] else Structured).model_fields)
+    return read(text, Structured)
 
 
 def _plainly(subject: Subject) -> str:

@@ -12,6 +12,7 @@ from curation.plan import MeasurePlan
 from curation.rules.selection import Selection
 from curation.schema import CLIPS
 from curation.scorers import AnyScorer, score_columns
+from curation.scorers.labels import label_columns
 from curation.shots import Shots
 from curation.shots.adaptive import Adaptive
 from curation.video import PictureScorer
@@ -60,6 +61,10 @@ class CurateConfig(Config):
     @model_validator(mode="after")
     def _columns_exist(self) -> CurateConfig:
         measured = [column for scorer in self.scorers for column in scorer.columns()]
+        # Labels can come without a scorer, from `rushes caption labels`: later than the first decision, so that a rule
+        # on them has to let clips pass until then.
+        strict = {condition.column for condition in self.select.conditions if condition.missing != "keep"}
+        measured += [column for column in label_columns("") if column.name not in strict]
         self.select.check_columns((*CLIPS, *measured), score_columns())
         return self
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning import phrases
-from captioning.derive import OBJECTS, SHORT_WORDS, dense, parse, short
+from captioning.derive import SHORT_WORDS, dense, parse, short
+from captioning.json_answer import OBJECTS
 from captioning.structured import Structured, Subject
 
 # What models write, and what they should not.

@@ -10,8 +10,10 @@ import pyarrow.dataset as ds
 from rich.table import Table
 from rich.text import Text
 
+from curation.dataset.vlm_labels import KIND, find
 from curation.schema import CLIPS
 from curation.scorers import AnyScorer, score_columns
+from curation.scorers.labels import LABELS
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
 from orchestration.tables import published
@@ -20,7 +22,10 @@ _COLUMNS = {scorer().kind: scorer().columns() for scorer in get_args(get_args(An
 
 
 def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
-    """{"clip", "video", "decision", "captions"}; raises ConfigError for an unknown clip."""
+    """{"clip", "video", "decision", "labels", "captions"}; raises ConfigError for an unknown clip.
+
+    "labels": what a vision-language model said of it, where its labels are those of the clips table.
+    """
     clips = _rows(storage, "clips", "clip_id", clip_id, without=("thumbnail",))
     if not clips:
         raise ConfigError(f"there is no clip {clip_id!r} in {storage.uri}; ids are in clips/*.parquet and the report")
@@ -31,6 +36,9 @@ def explain(storage: Storage, clip_id: str) -> dict[str, Any]:
         "clip": clip,
         "video": videos[0] if videos else None,
         "decision": decisions[0] if decisions else None,
+        "labels": find(storage, clip)
+        if any(name.startswith(f"{KIND}:") for name in clip.get("measured") or ())
+        else None,
         "captions": _rows(storage, "captions", "clip_id", clip_id),
     }
 
@@ -62,6 +70,9 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
     for column in (*(c for c in CLIPS if c.name in shown), *score_columns()):
         text = _text(clip.get(column.name)) or missing.get(column.name, "not scored")
         table.add_row(column.name, Text(text), column.unit, "; ".join(thresholds.get(column.name, [])))
+    if labels := facts["labels"]:
+        given = ", ".join(name for name in LABELS if labels[name] is not None) or "no label: it is unsure"
+        table.add_row("labels", Text(f"{labels['model']} gave {given}: {labels['evidence']}"), "", "")
     for caption in facts["captions"]:
         flags = ", ".join(caption.get("flags") or ())
         said = caption.get("dense") or caption.get("reason") or ""

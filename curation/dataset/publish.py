@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.dataset.records import CUT_COLUMNS, clip_schema, cuts, scans, scores, token, tombstones
+from curation.dataset.vlm_labels import MARK, digest, latest
 from curation.schema import VIDEOS, arrow_schema
 from curation.scorers import AnyScorer
+from curation.scorers.labels import LABELS
 from orchestration.storage import Storage
 from orchestration.tables import Publication
 
@@ -57,9 +59,9 @@ def roster(storage: Storage) -> Roster:
 
 
 def publish(storage: Storage, scorers: Sequence[AnyScorer]) -> None:
-    """Make `videos/` and `clips/` anew from the parts: scores as `scorers` are set now, cuts as last made."""
+    """Make `videos/` and `clips/` anew of the parts: scores as `scorers` are set now, labels and cuts as last made."""
     speaking, additions = roster(storage), _Additions(storage, scorers)
-    schemas = {"videos": arrow_schema(VIDEOS), "clips": clip_schema()}
+    schemas = {"videos": arrow_schema(VIDEOS), "clips": clip_schema().with_metadata({MARK: digest(storage)})}
     with Publication(storage, schemas) as tables:
         for table in scans(storage).read(["listing_id", *schemas["videos"].names, "clips"]):
             tables.add("videos", _videos(table, speaking))
@@ -92,7 +94,7 @@ def _clips(table: pa.Table, speaking: Roster, additions: _Additions) -> pa.Table
 
 
 class _Additions:
-    """Scores and cuts that were made after the scan: values of columns by clip id."""
+    """Scores, labels and cuts that were made after the scan: values of columns by clip id."""
 
     def __init__(self, storage: Storage, scorers: Sequence[AnyScorer]):
         self._scores: list[tuple[str, list[str], dict[str, tuple[Any, ...]]]] = []
@@ -103,14 +105,15 @@ class _Additions:
                     if measured == token(scorer):
                         values |= {clip["clip_id"]: tuple(clip[name] for name in columns) for clip in clips or []}
             self._scores.append((token(scorer), columns, values))
+        self._labels = latest(storage)
         self._cuts: dict[str, tuple[Any, ...]] = {}
-        latest: dict[str, tuple[int, str]] = {}
+        last: dict[str, tuple[int, str]] = {}
         for table in cuts(storage).read(["run", "key", "clips"]):
             for run, key, clips in _rows(table):
                 for clip in clips or []:
                     name, *made = (clip[column] for column in CUT_COLUMNS)
-                    if name not in latest or (run or 0, key) > latest[name]:
-                        self._cuts[name], latest[name] = tuple(made), (run or 0, key)
+                    if name not in last or (run or 0, key) > last[name]:
+                        self._cuts[name], last[name] = tuple(made), (run or 0, key)
 
     def applied(self, clips: pa.Table) -> pa.Table:
         names = clips.column("clip_id").to_pylist()
@@ -120,6 +123,12 @@ class _Additions:
             nothing = (None,) * len(columns)
             clips = _replaced(clips, names, columns, {name: values.get(name, nothing) for name in lacking})
             measured |= {name: [*measured[name], scorer] for name in lacking & values.keys()}
+        labelled = {name: self._labels[name] for name in names if name in self._labels}
+        for place, column in enumerate(LABELS):
+            # Where the model is unsure, what the classifiers found stays.
+            sure = {name: (values[place],) for name, (_, values) in labelled.items() if values[place] is not None}
+            clips = _replaced(clips, names, [column], sure)
+        measured |= {name: [*measured[name], asked] for name, (asked, _) in labelled.items()}
         clips = _replaced(clips, names, ["measured"], {name: (scorers,) for name, scorers in measured.items()})
         return _replaced(
             clips, names, CUT_COLUMNS[1:], {name: self._cuts[name] for name in names if name in self._cuts}
