@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_vlm
 import yaml
-from helpers_curate import table
+from helpers_curate import rushes, table
 from helpers_inprocess import House
 from helpers_openai import backend
 from rich.console import Console
@@ -379,7 +379,9 @@ def test_labels_without_the_scorer(house, tmp_path):
     house.curate(output, scorers=[{"kind": "exposure"}], shots=SHOTS, select={"rules": [rule]})
     assert len(kept(output)) == 6
     label(output)
-    select(write(output, tmp_path / "c.yaml", {"rules": [rule]}, CLASSIFIED[:1]), [])
+    assert "4 clips kept (-2)" in rushes(
+        "select", write(output, tmp_path / "c.yaml", {"rules": [rule]}, CLASSIFIED[:1])
+    )
     colours = shown(output)
     assert kept(output) == {name for name, colour in colours.items() if colour != "red"}
     blue = next(row for row in table(output, "clips") if colours[row["clip_id"]] == "blue")
