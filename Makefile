@@ -3,11 +3,12 @@
 #
 #   make curate                                       sample videos in, a curated data set and its report out
 #   make curate INPUT=s3://bucket/raw OUTPUT=s3://bucket/clips CONFIG=configs/default.yaml ARGS="limit=100 cut.audio=true"
+#   make caption OUTPUT=s3://bucket/clips             captions for the clips of that data set
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-CONFIG ?= configs/default.yaml
+CONFIG ?= configs/$(if $(filter caption,$(MAKECMDGOALS)),caption,default).yaml
 INPUT ?=
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
@@ -39,7 +40,7 @@ INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
 CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
 ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
 
-.PHONY: help setup curate test test-slow check samples report bench clean force
+.PHONY: help setup curate caption test test-slow check samples report bench clean force
 
 help: ## this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -54,6 +55,9 @@ ifeq ($(INPUT),)
 else
 	@$(BIN)/rushes curate $(CONFIG) "input=$$INPUT" "output=$$OUTPUT" $(ARGS)
 endif
+
+caption: $(VENV)/.runtime ## caption the kept clips of the data set OUTPUT with CONFIG and ARGS
+	@$(BIN)/rushes caption $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
 
 test: check ## check, then the fast tests, with the 20 slowest named
 	$(PYTEST) $(ARGS)

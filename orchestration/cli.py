@@ -15,6 +15,7 @@ from orchestration.errors import RushesError
 COMMANDS = {
     "curate": "curation.commands:curate",
     "select": "curation.commands:select",
+    "caption": "captioning.commands:caption",
     "status": "curation.commands:status",
     "report": "curation.commands:report",
     "explain": "curation.commands:explain",
@@ -51,6 +52,20 @@ def curate(
 def select(config: ConfigPath, overrides: Overrides = None) -> None:
     """Decide every clip anew from its scores; no video is opened."""
     _call("select", config=config, overrides=overrides or [])
+
+
+@app.command()
+def caption(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[labels] CONFIG [KEY=VALUE]...", help="YAML configuration, settings over it")
+    ],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="so many clips only, spread over all")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="caption them by each way that `compare` lists, side by side")
+    ] = False,
+) -> None:
+    """Captions for kept clips; `caption labels`: what a model finds wrong with clips, as scores."""
+    _call("caption", arguments=arguments, limit=limit, compare=compare)
 
 
 @app.command()

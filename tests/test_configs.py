@@ -9,24 +9,46 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from captioning.comparison import laid_over
+from captioning.config import CaptionConfig
 from curation.config import CurateConfig
 from curation.duplicates.config import NearDuplicates
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+CAPTION = sorted(CONFIGS.glob("caption*.yaml"))
+CURATE = sorted(set(CONFIGS.glob("*.yaml")) - set(CAPTION))
 # What a configuration has to say itself: places, and what to measure and keep.
 CHOSEN = {"input", "output", "scorers", "select"}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CURATE, ids=lambda path: path.name)
 def test_every_shipped_configuration_loads(path: Path):
     config = load_config(CurateConfig, path)
     assert config.scorers
     assert load_config(CurateConfig, path, ["input=a", "output=b", "limit=3"]).limit == 3
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CAPTION, ids=lambda path: path.name)
+def test_every_shipped_caption_configuration_loads_with_its_prompts(path: Path):
+    config = load_config(CaptionConfig, path)
+    assert load_config(CaptionConfig, path, ["dataset=a", "limit=3"]).limit == 3
+    for one in (config, *(laid_over(config, limit=3))):
+        one.recipe.prompts()
+
+
+def test_the_caption_default_writes_out_every_setting():
+    written = yaml.safe_load((CONFIGS / "caption.yaml").read_text())
+    config = load_config(CaptionConfig, CONFIGS / "caption.yaml")
+    assert set(written) == set(CaptionConfig.model_fields)
+    for name in sorted(set(written) - {"dataset", "checks"}):
+        compare(written[name], getattr(config, name), CaptionConfig.model_fields[name].get_default(), name)
+    assert config.checks == type(config.checks)()
+    assert set(written["checks"]) == set(type(config.checks).model_fields)
+
+
+@pytest.mark.parametrize("path", [*CURATE, *CAPTION], ids=lambda path: path.name)
 def test_every_shipped_configuration_says_what_it_is_for(path: Path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")

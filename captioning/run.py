@@ -1,0 +1,180 @@
+"""`rushes caption`: what is missing of a version is asked, committed, published, accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from captioning.brought.bring import bring
+from captioning.brought.config import BroughtConfig
+from captioning.captioner import CaptionJob
+from captioning.config import CaptionConfig
+from captioning.execute import execute
+from captioning.make import model_of
+from captioning.publish import Counts, publish, states, texts
+from captioning.recipes import Rewrite
+from captioning.recipes.base import Recipe
+from captioning.recipes.brought import Brought
+from captioning.records import Version, find_version, ledger, versions
+from captioning.report.write import write_report
+from captioning.todo import chosen, clip_rows
+from orchestration.errors import RushesError
+from orchestration.lock import WriterLock
+from orchestration.runs import RunFolder, log, scratch_folder
+from orchestration.session import LazyEngine
+from orchestration.storage import Storage
+from orchestration.tables import snapshot
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: the version that it made, and how its captions are."""
+
+    version: Version
+    clips: int
+    counts: Counts
+
+    def __rich__(self) -> Table:
+        counts = self.counts
+        table = Table.grid(padding=(0, 2))
+        made = f"{counts.ok:,} fit to train + {counts.flagged:,} flagged + {counts.failed:,} failed"
+        table.add_row("captions", f"{counts.ok + counts.flagged + counts.failed:,}", made)
+        for title, found in (("flagged", counts.flags), ("failed", counts.reasons)):
+            for name, count in sorted(found.items(), key=lambda item: -item[1])[:8]:
+                table.add_row(title, f"{count:,}", Text(name))
+        return table
+
+
+def caption(config: CaptionConfig, console: Console) -> Done:
+    """The whole run. Raises RushesError where it could not complete."""
+    storage = Storage(config.dataset)
+    wanted = chosen(storage, config.limit)
+    with writing(storage, config, "caption") as (scratch, run):
+        return _Captioning(config, storage, scratch, run, console).go(wanted)
+
+
+@contextlib.contextmanager
+def writing(storage: Storage, config: CaptionConfig, command: str) -> Iterator[tuple[Path, RunFolder]]:
+    """The writer lock, a scratch folder and the run's folder."""
+    with WriterLock(storage, command):
+        storage.remove_temporary()
+        with scratch_folder(storage, config.scratch) as scratch:
+            run = RunFolder(storage, command, config, scratch)
+            try:
+                yield scratch, run
+            except BaseException as error:
+                log.error("%s: %s", type(error).__name__, error)
+                raise
+            finally:
+                run.close()
+
+
+class _Captioning:
+    """The steps of a run for one version."""
+
+    def __init__(self, config: CaptionConfig, storage: Storage, scratch: Path, run: RunFolder, console: Console):
+        self._config, self._storage, self._scratch, self._run, self._console = config, storage, scratch, run, console
+
+    def go(self, wanted: set[str]) -> Done:
+        config, storage = self._config, self._storage
+        recipe = Brought() if isinstance(config.captions, BroughtConfig) else config.recipe
+        recipe.prompts()  # one that cannot be used is refused before anything is written
+        sources, origin = self._sources(wanted)
+        number = _last_run(storage) + 1
+        version = self._version(recipe, origin, number)
+        ledger(storage).pack()
+        again = ("failed", "passing") if config.retry else ("passing",)
+        missing = wanted - {clip for clip, state in states(storage, version.fingerprint).items() if state not in again}
+        if sources is not None:
+            missing &= sources.keys()
+        self._console.print(
+            f"version {version.name} ({version.fingerprint}) of {version.model}: {len(missing):,} of {len(wanted):,} "
+            "clips are to be captioned",
+            soft_wrap=True,
+        )
+        job = CaptionJob(config, recipe, version, number)
+        rows = clip_rows(storage, missing)
+        if sources is not None:
+            rows = ({**row, "source": sources[row["clip_id"]]} for row in rows)
+        version.write(storage)
+        with LazyEngine(config.ray, self._run.ray_log) as ray:
+            what = f"{version.fingerprint} {number}"
+            execute(ray, config, job, rows, len(missing), what, self._scratch, self._run, self._console)
+        ledger(storage).pack()
+        with self._console.status("Publishing the captions"):
+            counts = publish(storage, config.checks, config.train, version.fingerprint)
+        if left := missing - states(storage, version.fingerprint).keys():
+            raise RushesError(f"{len(left)} clips have no row, the first: {min(left)}; run the same command again")
+        if config.report.enabled:
+            with self._console.status("Making the report"):
+                write_report(storage, config.cost, max_tokens=config.checks.max_tokens, clips=config.report.clips)
+        found = counts.get(version.fingerprint, Counts())
+        self._run.metric(stage="published", version=version.fingerprint, ok=found.ok, flagged=found.flagged)
+        return Done(version, len(wanted), found)
+
+    def _sources(self, wanted: set[str]) -> tuple[dict[str, list[str]] | None, str]:
+        """Texts that exist already, by clip_id, and what identifies them; None where models see the clips."""
+        config, storage = self._config, self._storage
+        if isinstance(config.captions, BroughtConfig):
+            videos = (row for table in snapshot(storage, "videos") for row in table.to_pylist())
+            brought = bring(config.captions, videos, clip_rows(storage, wanted), _source(storage), config.dataset)
+            for line in brought.lines:
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+                log.info("%s", line)
+            return {clip_id: list(found) for clip_id, found in brought.captions.items()}, brought.digest
+        if isinstance(config.recipe, Rewrite):
+            of = find_version(versions(storage), config.recipe.of, "recipe.of")
+            return {name: [dense, short] for name, dense, short in texts(storage, of.fingerprint)}, of.fingerprint
+        return None, ""
+
+    def _version(self, recipe: Recipe, origin: str, number: int) -> Version:
+        config = self._config
+        settings = {
+            "captions": config.captions.model_dump(mode="json"),
+            "text": config.text.model_dump(mode="json") if config.text is not None else None,
+            "recipe": recipe.model_dump(mode="json"),
+            "frames": config.frames.model_dump(mode="json"),
+            "sampling": config.sampling.model_dump(mode="json"),
+            "resample": config.resample,
+        }
+        model = model_of(config)
+        asked = {
+            "model": model,
+            "recipe": {**recipe.described(), **({"of": origin} if isinstance(recipe, Rewrite) else {})},
+            **{name: settings[name] for name in ("frames", "sampling", "resample")},
+            "brought": origin if isinstance(config.captions, BroughtConfig) else None,
+        }
+        fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        known = versions(self._storage).get(fingerprint)
+        return Version(
+            fingerprint,
+            config.version_name,
+            known.run if known else number,
+            model,
+            recipe.kind,  # type: ignore[attr-defined]
+            {name: prompt.source for name, prompt in recipe.prompts().items()},
+            settings,
+        )
+
+
+def _source(storage: Storage) -> str:
+    """The folder that the data set was curated from, where its last run says so."""
+    for name in reversed(storage.list("runs", "/config.yaml")):
+        settings = yaml.safe_load(storage.read_bytes(name))
+        if "-curate-" in name and isinstance(settings, dict) and settings.get("input"):
+            return str(settings["input"])
+    return ""
+
+
+def _last_run(storage: Storage) -> int:
+    runs = [run for table in ledger(storage).read(["run"]) for run in table.column(0).to_pylist()]
+    return max([0, *runs, *(version.run for version in versions(storage).values())])
