@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from captioning.config import CaptionConfig
+from captioning.config import UNASKED, CaptionConfig
 from captioning.report.write import write_comparison
 from captioning.run import caption
 from captioning.todo import chosen
@@ -40,6 +40,9 @@ def laid_over(config: CaptionConfig, limit: int) -> list[CaptionConfig]:
     base = config.model_dump(mode="json", exclude={"compare", "name"}, exclude_unset=True)
     base["limit"] = limit
     ways = [_laid_over(base, other) for other in config.compare]
+    for way, other in zip(ways, config.compare, strict=True):
+        if isinstance(way.get("captions"), dict) and way["captions"].get("kind") in UNASKED and "recipe" not in other:
+            way.pop("recipe", None)
     return [parse_config(CaptionConfig, way, f"compare[{place}]") for place, way in enumerate(ways)]
 
 

@@ -37,6 +37,9 @@ Seeing = Annotated[
 Reading = Annotated[TextConfig | LocalConfig | OpenAIConfig, Discriminator("kind")]
 
 
+UNASKED = ("attributes", "brought")  # kinds that no recipe applies to
+
+
 class SamplingConfig(Config):
     """How the first try draws tokens; further tries draw more freely."""
 
@@ -111,7 +114,7 @@ class CaptionConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> CaptionConfig:
         kind, recipe = self.captions.kind, self.recipe
-        if kind in ("attributes", "brought") and not (isinstance(recipe, Single) and recipe == Single()):
+        if kind in UNASKED and not (isinstance(recipe, Single) and recipe == Single()):
             raise ValueError(f"captions.kind is {kind}, which is asked nothing: leave recipe out")
         if kind == "text" and recipe.kind != "rewrite":
             raise ValueError("captions.kind is text, which sees no pictures: it can only rewrite (recipe.kind=rewrite)")

@@ -136,6 +136,28 @@ def test_hierarchical_describes_frames_and_sums_them_up(house, curated, dataset,
         assert any(curated[1][row["clip_id"]].colour in event for event in events)
 
 
+def test_ways_of_captioning_side_by_side(house, dataset, model, tmp_path):
+    other = tmp_path / "paragraph-1.jinja"
+    other.write_text(tiny_vlm.PROMPT)
+    ways = [
+        {"name": "prose", "recipe": {"prompt": str(other), "answer": "text"}},
+        {"name": "measured", "captions": {"kind": "attributes", "categories": False}},
+    ]
+    path = config(tmp_path, dataset, captions=model, compare=ways)
+    text = house.caption(path, "recipe.answer=fields", limit=5, compare=True)
+    page = (dataset / "report" / "compare.html").read_text()
+    assert str(dataset / "report" / "compare.html") in text
+    rows = table(dataset, "captions")
+    assert len(rows) == 15
+    assert {row["version"] for row in rows} == {"local", "prose", "measured"}
+    assert all(row["clip_id"] in page and row["dense"] in page for row in rows)
+    assert "0 of 5 clips" in house.caption(path, limit=5), "what was compared is kept"
+    assert "compare what?" in house.caption(path, "compare=[]", compare=True, code=2)
+    wrong = house.caption(path, "compare=[{recipe: {promt: a}}]", compare=True, code=2)
+    assert "compare[0]" in wrong
+    assert "did you mean 'prompt'" in wrong
+
+
 def test_captions_that_are_there_are_taken_and_trained_with(house, curated, dataset, tmp_path):
     shown = curated[1]
     lines = ["clip_id,caption"]
