@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_caption_tables import kept_clips, write_captions, write_version
 from helpers_dataset import SCORES, SEEN, STAGES, THRESHOLDS, write_dataset
 
+from captioning.cost import CostConfig
+from captioning.report.page import caption_page
+from captioning.report.write import write_comparison
 from curation.report.page import Amounts, curation_page
 from orchestration.report import LIMIT, build_report, save_page
 from orchestration.storage import Storage
@@ -61,6 +65,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
         amounts=Amounts(near=2, preview_seconds=25),
     )
     save_page(Storage(root), page)
+    versions = [write_version(Storage(root), name, number) for number, name in enumerate(("qwen", HOSTILE))]
+    write_captions(root, versions, kept_clips(root), hostile=HOSTILE)
+    save_page(Storage(root), caption_page(Storage(root)))
+    write_comparison(Storage(root), [version.fingerprint for version in versions], kept_clips(root)[:3], CostConfig())
     size = build_report(Storage(root), "Rushes & <b>dailies</b>", subtitle=HOSTILE)
     path = root / "report" / "index.html"
     assert size == path.stat().st_size <= LIMIT
@@ -242,6 +250,50 @@ def test_decisions_are_downloaded_as_overrides(page: Any):
     text = Path(download.value.path()).read_text()
     assert download.value.suggested_filename == "overrides.csv"
     assert text.splitlines() == ["clip_id,decision,note", f"{kept},keep,", f"{dropped},drop,"]
+
+
+def test_captions_are_charted_found_by_their_words_and_opened(page: Any):
+    page.evaluate("document.querySelector('#captions-lengths').scrollIntoView()")
+    page.wait_for_selector("#captions-lengths .barlayer .point", state="attached")
+    page.fill("#filter", "pigeons")
+    shown = page.eval_on_selector_all("#captions .tile:not([hidden])", "all => all.map((tile) => tile.textContent)")
+    assert shown
+    assert all("pigeons" in text for text in shown)
+    assert page.locator("#captions .tile[hidden]").count() > 0
+    page.fill("#filter", "")
+    both = page.evaluate(
+        """() => [...document.querySelectorAll("#captions .tile")].map((tile) => tile.dataset.key)
+          .find((key) => document.querySelector(`#curation .tile[data-key="${CSS.escape(key)}"]`))"""
+    )
+    for where, text in (("captions", "Answers as they came"), ("curation", "Percentile")):
+        page.evaluate(f"document.querySelector('#{where} .tile[data-key=\"{both}\"] .open').focus()")
+        page.keyboard.press("Enter")
+        assert text in page.inner_text("#detail")
+        assert page.get_attribute("#detail", "data-page") == where
+        page.keyboard.press("Escape")
+    fields = page.locator("#captions .caption details:has(pre)").last
+    assert not fields.evaluate("fields => fields.open")
+    fields.evaluate("fields => fields.querySelector('summary').click()")
+    assert fields.evaluate("fields => fields.open")
+    assert "summary" in (fields.locator("pre").text_content() or "")
+
+
+def test_a_comparison_opens_from_disk(browser: Any, report: Path):
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((report.parent / "compare.html").as_uri())
+    assert page.locator("#compare-clips .tile").count() == 3
+    assert page.locator("#compare-clips mark").count() > 0
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    assert "Answers as they came" in page.inner_text("#detail")
+    for width in (360, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert complaints == []
+    page.close()
 
 
 def test_hostile_text_is_text(page: Any):
