@@ -6,7 +6,7 @@ import re
 
 _END = re.compile(r"(?<=[.!?…。！？])([\"”’')\]]*)\s+(?=[\"“‘'(\[]*\w)")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Prof|vs|etc|e\.g|i\.e|approx|No|[A-Z])\.$")
-_QUOTED = re.compile(
+QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|(?<!\w)['‘](?=\S)[^'’\"]*(?:['’](?=\w)[^'’\"]*)*['’](?!\w)"
 )
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -31,7 +31,7 @@ def words(text: str) -> list[str]:
 
 def unquoted(text: str) -> str:
     """Without what stands in quotation marks: on-screen text, which a caption may repeat."""
-    return _QUOTED.sub(" “” ", text)
+    return QUOTED.sub(" “” ", text)
 
 
 def brief(text: str, length: int = 60) -> str:
