@@ -9,12 +9,13 @@ shows them, and by the driver only if the check of caption and video is on, whic
 
 What did not come back of an execution (its reader or engine died) is tried once more, one request at a time; what is
 missing then is committed as crashed. A killed driver loses what was not committed; the next run asks for that only.
-Rounds without pictures go to the configured `text` backend, in the driver, or to the engines where there is none.
+The engines answer rounds without pictures as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import time
@@ -22,14 +23,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from captioning.backend import Answer, Backend
+from captioning.backend import Answer
 from captioning.backends.vllm import VllmConfig
 from captioning.config import CaptionConfig
 from captioning.job import Job, Pictures, Round, Row
-from captioning.make import makers
 from captioning.prefetch import Prefetcher
 from captioning.stages import Errand, Found, planned, replay, stream, vllm_processor
-from captioning.work import matched
 from orchestration.errors import RushesError
 from orchestration.runs import log
 from orchestration.session import Engine
@@ -86,16 +85,13 @@ def run_staged(
     ConfigError without vLLM or GPUs, EngineFailed where no request comes back.
     """
     assert isinstance(config.captions, VllmConfig)
+    sent, job = job, copy.copy(job)  # what was set up is heavy, and need not be picklable
     job.setup()
-    make = makers(config).get("text")
-    text = make() if make else None
-    if text is not None:
-        text.setup()
     with contextlib.ExitStack() as open_:
         look = None
         if config.checks.match is not None:
             look = open_.enter_context(Prefetcher(config.dataset, config.prefetch, scratch))
-        staged = _Staged(engine, job, config, what, scratch, start, text, look)
+        staged = _Staged(engine, job, sent, config, what, scratch, start, look)
         left = iter(rows)
         while part := list(itertools.islice(left, SLICE)):
             yield from staged.run(part)
@@ -105,11 +101,11 @@ def run_staged(
 class _Staged:
     engine: Engine
     job: Job
+    sent: Job  # the same as it is sent to readers
     config: CaptionConfig
     what: str
     scratch: str
     start: Callable[[Engine, VllmConfig, bool], Any]
-    text: Backend | None
     look: Prefetcher | None
 
     def run(self, part: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -150,7 +146,7 @@ class _Staged:
         complete: set[str] = set()
         came, trouble, since = 0, "", time.monotonic()
         try:
-            for one in stream(self.engine, self.job, self.config, self.scratch, errands, made, alone):
+            for one in stream(self.engine, self.sent, self.config, self.scratch, errands, made, alone):
                 came += 1
                 if one.broken:
                     raise EngineFailed(f"asking about clip {one.clip} failed: {one.broken}")
@@ -175,22 +171,13 @@ class _Staged:
         if self.look is not None:
             plans = [(clip.row, planned(self.job, clip.row)) for clip in clips]
             seen = {str(row["clip_id"]): pictures for row, pictures in self.look(plans)}
-        while clips:
-            texts: list[tuple[_Clip, Round]] = []
-            for clip in clips:
-                reached = replay(self.job, clip.row, seen[str(clip.row["clip_id"])], clip.rounds)
-                if not isinstance(reached, Round):
-                    rows.append(reached)
-                elif reached.by == "text" and self.text is not None:
-                    texts.append((clip, reached))
-                else:
-                    clip.blind = not any(len(request.frames) for request in reached.requests)
-                    again.append(clip)
-            requests = [request for _, reached in texts for request in reached.requests]
-            answers = matched(requests, self.text.answer(requests)) if self.text is not None and requests else {}
-            for clip, reached in texts:
-                clip.rounds.append(tuple(answers[request.key] for request in reached.requests))
-            clips = [clip for clip, _ in texts]
+        for clip in clips:
+            reached = replay(self.job, clip.row, seen[str(clip.row["clip_id"])], clip.rounds)
+            if isinstance(reached, Round):
+                clip.blind = not any(len(request.frames) for request in reached.requests)
+                again.append(clip)
+            else:
+                rows.append(reached)
         return rows, again
 
     def _committed(self, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

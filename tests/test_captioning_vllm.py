@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from pydantic import ValidationError
 
 from captioning.backend import Answer, Request, Sampling
 from captioning.backends.vllm import Asker, VllmConfig, answer, identity, require_vllm
+from captioning.captioner import CaptionJob
 from captioning.config import CaptionConfig
 from captioning.engine import EngineFailed, run_staged
 from captioning.job import Pictures, Round
+from captioning.records import Version, ledger
 from captioning.stages import replay, unseen
 from orchestration.errors import ConfigError
 from orchestration.session import Engine, RayConfig, engine
+from orchestration.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 
 
 def run(ray: Engine, root: Path, rows: list[dict[str, Any]], job: Asking, start: Any, scratch: Path) -> list[Any]:
-    config = CaptionConfig(dataset=str(root), captions=VllmConfig(model=str(tiny_vlm.folder()), batch_size=4))
+    captions = VllmConfig(model=str(tiny_vlm.folder()), batch_size=4)
+    config = CaptionConfig(dataset=str(root), captions=captions)
     return list(run_staged(ray, job, config, rows, "test", str(scratch), start=start))
 
 
@@ -49,7 +54,8 @@ def test_every_answer_belongs_to_its_clip_though_some_fail(ray, data, tmp_path):
     names = sorted(shown)
     rows = [{**row, "media": "gone.mp4"} if row["clip_id"] == names[3] else row for row in rows]
     job = Asking(str(tmp_path / "done"))
-    receipts = run(ray, root, rows, job, TinyStart(str(tmp_path), fails=frozenset(names[5:7])), tmp_path / "scratch")
+    start = TinyStart(str(tmp_path), fails=frozenset(names[5:7]))
+    receipts = run(ray, root, rows, job, start, tmp_path / "scratch")
     done = {row["clip_id"]: row for row in job.committed()}
     assert len(job.committed()) == len(done) == len(rows)
     assert {name for name, row in done.items() if row["status"] == "failed"} == {names[3], *names[5:7]}
@@ -213,3 +219,53 @@ def test_two_hundred_clips_of_which_some_are_asked_twice_while_engines_die(ray, 
     assert len(list(tmp_path.glob("?" * 64))) == len(names[20::90])  # engines died indeed
     assert sum(receipt["frames"] for receipt in receipts) == 200
     assert len(receipts) >= 4
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_keeps_what_it_committed_and_the_next_one_does_the_rest(ray, tmp_path):
+    root = tmp_path / "clips"
+    root.mkdir()
+    rows, shown = clips(root, 150, seed=8)
+    job, start = Asking(str(tmp_path / "done")), TinyStart(str(tmp_path))
+    config = CaptionConfig(dataset=str(root), captions=VllmConfig(model=str(tiny_vlm.folder()), batch_size=4))
+    first = run_staged(ray, job, config, rows, "first", str(tmp_path / "scratch"), start=start)
+    receipt = next(first)
+    first.close()
+    kept = {row["clip_id"] for row in job.committed()}
+    assert receipt["frames"] == len(kept) == 64
+    left = [row for row in rows if row["clip_id"] not in kept]
+    list(run_staged(ray, job, config, left, "second", str(tmp_path / "scratch"), start=start))
+    assert sorted(row["clip_id"] for row in job.committed()) == sorted(shown)
+    assert colours(job.committed(), shown) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single", "hierarchical"])
+def test_captions_of_the_real_job(ray, data, tmp_path, kind):
+    root = Path(shutil.copytree(data[0], tmp_path / "dataset"))
+    prompt, asking = tmp_path / "json-1.jinja", tmp_path / "words-1.jinja"
+    prompt.write_text(tiny_vlm.JSON_PROMPT)
+    asking.write_text(tiny_vlm.PROMPT)
+    recipe = {"kind": kind, "prompt": str(prompt)}
+    if kind == "hierarchical":
+        recipe |= {"prompt": str(asking), "frame_prompt": str(asking), "every_s": 1.0}
+    config = CaptionConfig.model_validate(
+        {
+            "dataset": str(root),
+            "captions": {"kind": "vllm", "model": str(tiny_vlm.folder()), "batch_size": 4},
+            "recipe": recipe,
+            "frames": {"policy": "uniform", "count": tiny_vlm.FRAMES},
+            "sampling": {"max_tokens": 32},
+            "resample": 1,
+        }
+    )
+    version = Version("f" * 16, "vllm", 1, identity(config.captions), kind, {}, {})  # type: ignore[arg-type]
+    job = CaptionJob(config, config.recipe, version, 1)
+    list(run_staged(ray, job, config, data[1], "test", str(tmp_path / "s"), start=TinyStart(str(tmp_path))))
+    captions = [
+        row for part in ledger(Storage(str(root))).read() for some in part["captions"].to_pylist() for row in some
+    ]
+    assert sorted(row["clip_id"] for row in captions) == sorted(data[2])
+    assert all(row["status"] == "ok" for row in captions)
+    said = [row["dense" if kind == "single" else "short"] for row in captions]
+    assert tiny_vlm.hits([text.lower() for text in said], [data[2][row["clip_id"]] for row in captions]) >= 0.9
