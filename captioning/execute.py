@@ -26,7 +26,7 @@ from orchestration.runner import run_rows
 from orchestration.runs import RunFolder, log
 from orchestration.session import Engine, LazyEngine
 
-CHUNK, ROW = 32, 8  # clips that are asked and committed together, and chunks of a row of the runner
+CHUNK, ROW = 32, 8  # clips that are committed together, and chunks of a row of the runner
 CHUNK_BYTES = 256 * 2**20  # of frames
 SPREAD = 4  # rows a worker, where there are so few clips
 ROWS_PER_FILE = 500  # of a listing
@@ -56,7 +56,8 @@ def execute(
         view.follow("Captioning", total, lambda moved: run_staged(ray.engine, job, config, rows, what, str(scratch)))
         return
     running = ray.engine
-    workers = Workers(job, makers(config), config.prefetch, config.dataset, str(scratch))
+    batch = getattr(config.captions, "batch_size", CHUNK)
+    workers = Workers(job, makers(config), batch, config.prefetch, config.dataset, str(scratch))
     size = max(1, min(CHUNK, math.ceil(total / running.workers)))
     chunks = chunked(rows, lambda row: _bytes(job, row), size, CHUNK_BYTES)
     each = max(1, min(ROW, math.ceil(total / size / (running.workers * SPREAD))))

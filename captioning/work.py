@@ -1,11 +1,13 @@
 """Workers with a backend of their own: frames are read ahead, asked about in chunks, and committed chunk by chunk.
 
-A row of the runner is a few hundred clips, so that reading ahead rarely ends; a chunk is what is asked together and
-committed together, so that a killed worker repeats no more than that. Answers go to their clips by key, never by place.
+A row of the runner is a few hundred clips, so that reading ahead rarely ends; a chunk is what is committed together, so
+that a killed worker repeats no more than that; a batch of it is asked about as soon as its frames are there. Answers go
+to their clips by key, never by place.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import weakref
@@ -33,6 +35,7 @@ class Workers:
 
     job: Job
     backends: Mapping[Role, Callable[[], Backend]]
+    batch: int  # clips that are asked about together
     prefetch: PrefetchConfig
     root: str
     scratch: str
@@ -55,6 +58,7 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
         """One row: {"key", "uri" (a label), "chunks": JSON of [{"key", "clips": [row of the clips table]}]}."""
+        begun_at = time.perf_counter()
         chunks = [chunk for chunk in json.loads(row["chunks"]) if not self._job.is_committed(chunk["key"])]
         clips = [(clip, self._planned(clip)) for chunk in chunks for clip in chunk["clips"]]
         counts = {"ok": 0, "failed": 0, "flagged": 0}
@@ -63,15 +67,17 @@ class _Worker:
         waited_s = self._prefetcher.waited_s
         stream = self._prefetcher(clips)
         for chunk in chunks:
-            pairs = []
-            for _ in chunk["clips"]:
-                pairs.append(next(stream))
-                beat(done + len(pairs), f"{row['uri']}: reading")
-            asking, label = done, f"{row['uri']}: asking"
-            begun = time.perf_counter()
-            with alive(lambda asking=asking, label=label: beat(asking, label)):
-                rows = drive(self._job, pairs, self._ask)
-            asked_s += time.perf_counter() - begun
+            rows: list[dict[str, Any]] = []
+            for _ in range(0, len(chunk["clips"]), self._settings.batch):
+                pairs = []
+                for pair in itertools.islice(stream, min(self._settings.batch, len(chunk["clips"]) - len(rows))):
+                    pairs.append(pair)
+                    beat(done + len(rows) + len(pairs), f"{row['uri']}: reading")
+                asking, label = done + len(rows), f"{row['uri']}: asking"
+                begun = time.perf_counter()
+                with alive(lambda asking=asking, label=label: beat(asking, label)):
+                    rows += drive(self._job, pairs, self._ask)
+                asked_s += time.perf_counter() - begun
             self._job.commit(chunk["key"], rows)
             done += len(rows)
             for made in rows:
@@ -79,7 +85,11 @@ class _Worker:
                 counts["flagged"] += bool(made.get("flags"))
                 for name in tokens:
                     tokens[name] += made.get(name) or 0
-        times = {"asked_s": round(asked_s, 3), "waited_s": round(self._prefetcher.waited_s - waited_s, 3)}
+        times = {
+            "asked_s": round(asked_s, 3),
+            "waited_s": round(self._prefetcher.waited_s - waited_s, 3),
+            "row_s": round(time.perf_counter() - begun_at, 3),
+        }
         return {"key": row["key"], "uri": row["uri"], "frames": done, **counts, **tokens, **times, "status": "ok"}
 
     def _planned(self, clip: Row) -> FramePlan | Pictures | None:

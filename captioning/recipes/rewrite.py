@@ -32,4 +32,6 @@ class Rewrite(Recipe):
         dense, short = this.row["source"]
         key = str(this.row["clip_id"])
         done = yield from rewrite_steps(key, dense, self.prompts()["prompt"], this.sampling, self.tries, self.keep)
+        if done.failed is not None:
+            return Draft.failed(done.failed, done.answers)
         return Draft(Said(short=short, dense=done.text), done.text, reason=done.note, answers=done.answers)
