@@ -7,9 +7,9 @@ nothing, its work is real), one torch thread, so that the other core decodes, as
 lie in memory, `LocalBackend.answer` is called for one batch after the other, nothing else. rushes: the whole command on
 the same clips, frames policy, batch size and prompt. Both run in turn, in processes of their own.
 
-Overhead is that of the rows' wall time (reading ahead, prompts, checks, commits) over the bare loop's, by medians of the
-repetitions; what a run pays once (Ray, loading, tables, report) is told apart. Occupancy is the share of the rows' time
-in which the model was asked.
+Overhead is that of the rows' wall time (reading ahead, prompts, checks, commits) over the bare loop's, by medians of
+the repetitions; what a run pays once (Ray, loading, tables, report) is told apart. Occupancy is the share of the rows'
+time in which the model was asked.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main() -> None:
         config, length = prepare(Path(folder), arguments.clips)
         loops, rows, waits, onces = [], [], [], []
         for _ in range(arguments.repeat):
-            loop = json.loads(run(sys.executable, __file__, "--bare", str(config), str(arguments.clips)).splitlines()[-1])
+            text = run(sys.executable, __file__, "--bare", str(config), str(arguments.clips))
+            loop = json.loads(text.splitlines()[-1])
             loops.append(loop)
             row, asked, waited, whole = whole_run(config, Path(folder) / "dataset")
             rows.append(row)
@@ -62,7 +63,7 @@ def main() -> None:
             )
     loop, row, waited = (statistics.median(values) for values in ([one["wall"] for one in loops], rows, waits))
     count = length
-    print(f"\n{count} clips of the sample videos, {FRAMES['count']} frames each, batches of {BATCH}, {TOKENS} tokens out\n")
+    print(f"\n{count} clips, {FRAMES['count']} frames each, batches of {BATCH}, {TOKENS} tokens out\n")
     print("| | wall, a clip | over the bare loop |\n|---|---|---|")
     print(f"| bare backend loop, frames in memory | {1000 * loop / count:.0f} ms | 1.000 |")
     print(f"| rushes caption, its rows | {1000 * row / count:.0f} ms | {row / loop:.3f} |")

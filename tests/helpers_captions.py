@@ -77,16 +77,22 @@ class House:
     def __init__(self, patch: pytest.MonkeyPatch):
         self._workers: dict[str, Any] = {}
         patch.setattr("captioning.run.LazyEngine", _NoEngine)
+        patch.setattr("captioning.label.LazyEngine", _NoEngine)
         patch.setattr(execute, "run_rows", self._run_rows)
         self._patch = patch
 
     def caption(
-        self, path: Path, *overrides: str, limit: int | None = None, compare: bool = False, code: int = 0
+        self,
+        path: Path | str,
+        *overrides: object,
+        limit: int | None = None,
+        compare: bool = False,
+        code: int = 0,
     ) -> str:
         """What the command prints; an error's text where it is to end with `code`."""
         console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
         self._patch.setattr(commands, "OUT", console)
-        arguments = [str(path), *overrides]
+        arguments = [str(path), *map(str, overrides)]
         if not code:
             commands.caption(arguments, limit=limit, compare=compare)
             return console.export_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import helpers_captions
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -322,6 +323,27 @@ def test_select_drops_what_the_model_saw(dataset, tmp_path, capsys):
         assert row["measured"] == [*was["measured"], job_of(dataset).measured]
         assert {**row, **{name: was[name] for name in (*LABELS, "measured")}} == was
     assert any(before[name]["label_editing"] for name in before)  # what the model is unsure of was known
+
+
+def test_the_command_asks_what_is_missing_and_refuses_who_cannot_see(dataset, tmp_path, monkeypatch):
+    captions = helpers_captions.House(monkeypatch)
+    with labeller() as (url, bodies):
+        server = {"kind": "openai", "url": url, "model": "m", "wait_s": 0.01}
+        frames = {"policy": "uniform", "count": 3}
+        path = helpers_captions.config(tmp_path, dataset, captions=server, recipe={}, frames=frames)
+        text = rushes("caption", "labels", path, "limit=2")
+        assert "2 of 2 clips are to be looked at" in text
+        assert "2 ok + 0 failed" in text
+        assert len(bodies) == 2
+        assert "4 of 6 clips" in rushes("caption", "labels", path)
+        assert len(bodies) == 6
+        assert "0 of 6 clips" in captions.caption("labels", path)
+    config = write(dataset, tmp_path / "c.yaml", {"rules": [{"label_lecture": {"max": 0.5, "missing": "keep"}}]})
+    select(config, [])
+    assert kept(dataset) == {name for name, colour in shown(dataset).items() if colour != "red"}
+    blind = captions.caption("labels", path, "captions={kind: attributes}", code=2)
+    assert "sees no pictures" in blind
+    assert "not with labels" in captions.caption("labels", path, compare=True, code=2)
 
 
 def test_select_publishes_only_where_there_are_new_labels(dataset, tmp_path):

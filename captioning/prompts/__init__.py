@@ -1,1 +1,1 @@
-"""Prompt files: `NAME-VERSION.jinja`. A prompt that changes gets a new number, and its captions become a new version."""
+"""Prompt files: `NAME-VERSION.jinja`. A prompt that changes gets a new number; its captions are a new version."""
