@@ -7,7 +7,7 @@ nothing, its work is real), one torch thread, so that the other core decodes, as
 lie in memory, `LocalBackend.answer` is called for one batch after the other, nothing else. rushes: the whole command on
 the same clips, frames policy, batch size and prompt. Both run in turn, in processes of their own.
 
-Overhead is that of the rows' wall time (reading ahead, prompts, checks, commits) over the bare loop's, by medians of
+Overhead is that of the rows' time (reading ahead, prompts, checks, commits) over the bare loop's, by medians of
 the repetitions; what a run pays once (Ray, loading, tables, report) is told apart. Occupancy is the share of the rows'
 time in which the model was asked.
 """
@@ -47,28 +47,33 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         config, length = prepare(Path(folder), arguments.clips)
-        loops, rows, waits, onces = [], [], [], []
+        loops, rows, onces = [], [], []
         for _ in range(arguments.repeat):
             text = run(sys.executable, __file__, "--bare", str(config), str(arguments.clips))
             loop = json.loads(text.splitlines()[-1])
             loops.append(loop)
-            row, asked, waited, whole = whole_run(config, Path(folder) / "dataset")
+            row, whole = whole_run(config, Path(folder) / "dataset")
             rows.append(row)
-            waits.append(waited)
-            onces.append(whole - row)
-            print(
-                f"bare {loop['wall']:.1f} s ({loop['cpu']:.1f} CPU-s), rushes' rows {row:.1f} s, of them asking "
-                f"{asked:.1f} s and waiting for frames {waited:.2f} s; the whole command {whole:.1f} s",
-                flush=True,
-            )
-    loop, row, waited = (statistics.median(values) for values in ([one["wall"] for one in loops], rows, waits))
-    count = length
+            onces.append(whole - row["row_s"])
+            print(f"bare {loop}, rushes' rows {row}, the whole command {whole:.1f} s", flush=True)
+
+    def median(found: list[dict[str, float]], name: str) -> float:
+        return statistics.median(one[name] for one in found)
+
+    loop, cpu, row, row_cpu = (
+        *(median(loops, name) for name in ("wall", "cpu")),
+        *(median(rows, name) for name in ("row_s", "row_cpu_s")),
+    )
+    waited, count = median(rows, "waited_s"), length
     print(f"\n{count} clips, {FRAMES['count']} frames each, batches of {BATCH}, {TOKENS} tokens out\n")
-    print("| | wall, a clip | over the bare loop |\n|---|---|---|")
-    print(f"| bare backend loop, frames in memory | {1000 * loop / count:.0f} ms | 1.000 |")
-    print(f"| rushes caption, its rows | {1000 * row / count:.0f} ms | {row / loop:.3f} |")
-    print(f"| … of that waiting for frames | {1000 * waited / count:.1f} ms | {100 * waited / row:.2f} % of the time |")
-    print(f"| once a run: Ray, loading, tables, report | {statistics.median(onces):.1f} s in all | |")
+    print("| | wall, a clip | | CPU of the process with the model, a clip | |\n|---|---|---|---|---|")
+    print(f"| bare backend loop, frames in memory | {1000 * loop / count:.0f} ms | | {1000 * cpu / count:.0f} ms | |")
+    print(
+        f"| rushes caption, its rows | {1000 * row / count:.0f} ms | {row / loop:.3f} × | "
+        f"{1000 * row_cpu / count:.0f} ms | {row_cpu / cpu:.3f} × |"
+    )
+    print(f"| of that waiting for frames | {1000 * waited / count:.1f} ms | {100 * waited / row:.2f} % | | |")
+    print(f"\nOnce a run (Ray, loading, tables, report): {statistics.median(onces):.1f} s")
 
 
 def prepare(folder: Path, clips: int) -> tuple[Path, int]:
@@ -174,8 +179,8 @@ def bare(path: Path, clips: int) -> None:
     print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
 
 
-def whole_run(config: Path, dataset: Path) -> tuple[float, float, float, float]:
-    """(rows' seconds, of them asking, of them waiting, seconds of the whole command)"""
+def whole_run(config: Path, dataset: Path) -> tuple[dict[str, float], float]:
+    """Sums over the rows (row_s, row_cpu_s, asked_s, waited_s), and seconds of the whole command."""
     for name in ("captioned", "captions", "runs"):
         shutil.rmtree(dataset / name, ignore_errors=True)
     begun = time.perf_counter()
@@ -183,7 +188,8 @@ def whole_run(config: Path, dataset: Path) -> tuple[float, float, float, float]:
     whole = time.perf_counter() - begun
     (metrics,) = dataset.glob("runs/*-caption-*/metrics.jsonl")
     receipts = [line for line in map(json.loads, metrics.read_text().splitlines()) if "row_s" in line]
-    return *(sum(line[name] for line in receipts) for name in ("row_s", "asked_s", "waited_s")), whole  # type: ignore[return-value]
+    names = ("row_s", "row_cpu_s", "asked_s", "waited_s")
+    return {name: round(sum(line[name] for line in receipts), 3) for name in names}, whole
 
 
 def rushes() -> str:

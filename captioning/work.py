@@ -58,7 +58,7 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
         """One row: {"key", "uri" (a label), "chunks": JSON of [{"key", "clips": [row of the clips table]}]}."""
-        begun_at = time.perf_counter()
+        begun_at, cpu_at = time.perf_counter(), time.process_time()
         chunks = [chunk for chunk in json.loads(row["chunks"]) if not self._job.is_committed(chunk["key"])]
         clips = [(clip, self._planned(clip)) for chunk in chunks for clip in chunk["clips"]]
         counts = {"ok": 0, "failed": 0, "flagged": 0}
@@ -89,6 +89,7 @@ class _Worker:
             "asked_s": round(asked_s, 3),
             "waited_s": round(self._prefetcher.waited_s - waited_s, 3),
             "row_s": round(time.perf_counter() - begun_at, 3),
+            "row_cpu_s": round(time.process_time() - cpu_at, 3),  # of this process, not of those that decode
         }
         return {"key": row["key"], "uri": row["uri"], "frames": done, **counts, **tokens, **times, "status": "ok"}
 
