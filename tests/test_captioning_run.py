@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_vlm
+from faulty_server import free_port
 from helpers_captions import House, colour_dataset, config, right
 from helpers_curate import rushes, table
 
@@ -171,6 +172,34 @@ def test_captions_that_are_there_are_taken_and_trained_with(house, curated, data
     assert right(rows, shown) == 1
     assert all(row["model"] == "brought" and row["train"] for row in rows)
     assert all(row["dense"].startswith("A ") and row["text"].startswith("The video shows") for row in rows)
+
+
+def test_a_rewrite_that_adds_words_is_not_taken(house, curated, dataset, model, tmp_path):
+    lines = [f"{clip_id},The video shows {clip.caption} to the left." for clip_id, clip in curated[1].items()]
+    (tmp_path / "captions.csv").write_text("\n".join(["clip_id,caption", *lines]))
+    house.caption(config(tmp_path, dataset, captions={"from": "csv", "path": str(tmp_path)}, recipe={}, limit=6))
+    recipe = {"kind": "rewrite", "of": "brought", "tries": 1}
+    house.caption(config(tmp_path, dataset, captions=model, recipe=recipe, name="rewritten", limit=6))
+    rows = {row["clip_id"]: row for row in table(dataset, "captions") if row["version"] == "rewritten"}
+    assert len(rows) == 6
+    for clip_id, row in rows.items():
+        assert row["dense"] == f"A {curated[1][clip_id].caption.removeprefix('a ')} to the left."
+        assert row["train"]
+        assert row["reason"], "why the model's words were not taken"
+        assert row["tries"] >= 2
+
+
+def test_a_server_that_is_down_for_good_ends_the_run(house, dataset, tmp_path):
+    server = {"kind": "openai", "url": f"http://127.0.0.1:{free_port()}/v1", "model": "m", "retries": 1}
+    server |= {"wait_s": 0.01, "longest_wait_s": 0.02, "max_wait_s": 1}
+    path = config(tmp_path, dataset, captions=server, limit=20)
+    assert "none of 10 questions was answered" in house.caption(path, code=1)
+    assert not list((dataset / "captioned").glob("*.parquet"))
+    house.caption(path, "limit=3")  # too few to tell: rows that the next run asks again
+    rows = table(dataset, "captions")
+    assert [row["status"] for row in rows] == ["failed"] * 3
+    assert all(row["retry"] and "connection" in row["reason"] for row in rows)
+    assert "3 of 3 clips are to be captioned" in house.caption(path, "limit=3")
 
 
 def test_attributes_need_no_model_and_say_so(house, dataset, tmp_path):
