@@ -215,6 +215,6 @@ def _clean(part: str) -> str:
 def _tidied(text: str) -> str:
     """Without doubled spaces, empty clauses and punctuation at the ends; empty where there is no letter or digit."""
     text = re.sub(r"\s+([,;:])", r"\1", " ".join(text.split()))
-    text = re.sub(r"([,;:])[,;:\s]*(?=[,;:])", "", text)
+    text = re.sub(r"[,;:](?:[,;:.!?\s]*[,;:.])+", ",", text)
     text = re.sub(r"^[^\w\"“'(\[]+", "", text).rstrip(" .!?…,;:-–—")
     return text if any(letter.isalnum() for letter in text) else ""

@@ -124,6 +124,10 @@ def test_any_fields_give_well_formed_sentences(structured: Structured) -> None:
         assert brief
 
 
+def test_punctuation_between_nothing_goes() -> None:
+    assert dense(Structured(summary="a", style="a , . , man")) == "The style is a, man."
+
+
 @given(structures(WILD))
 @settings(deadline=None, max_examples=200)
 def test_any_text_at_all(structured: Structured) -> None:
