@@ -12,10 +12,10 @@ from captioning.config import CaptionConfig
 from captioning.execute import execute
 from captioning.labels import LabelsJob, last_run, states, wanted
 from captioning.make import model_of
-from captioning.run import writing
 from captioning.todo import clip_rows
 from curation.dataset.vlm_labels import vlm_labels
 from orchestration.errors import ConfigError, RushesError
+from orchestration.runs import writing
 from orchestration.session import LazyEngine
 from orchestration.storage import Storage
 
@@ -47,7 +47,7 @@ def label(config: CaptionConfig, console: Console) -> Labelled:
     storage = Storage(config.dataset)
     asked = wanted(storage, config.labels, config.limit)
     model = model_of(config)
-    with writing(storage, config, "labels") as (scratch, run):
+    with writing(storage, config, "labels", config.scratch) as (scratch, run):
         ledger = vlm_labels(storage)
         ledger.pack()
         job = LabelsJob(config.dataset, config.labels, config.frames, model, last_run(storage) + 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +26,7 @@ from captioning.records import Version, find_version, ledger, versions
 from captioning.report.write import write_report
 from captioning.todo import chosen, clip_rows
 from orchestration.errors import RushesError
-from orchestration.lock import WriterLock
-from orchestration.runs import RunFolder, log, scratch_folder
+from orchestration.runs import RunFolder, log, writing
 from orchestration.session import LazyEngine
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
@@ -58,24 +55,8 @@ def caption(config: CaptionConfig, console: Console) -> Done:
     """The whole run. Raises RushesError where it could not complete."""
     storage = Storage(config.dataset)
     wanted = chosen(storage, config.limit)
-    with writing(storage, config, "caption") as (scratch, run):
+    with writing(storage, config, "caption", config.scratch) as (scratch, run):
         return _Captioning(config, storage, scratch, run, console).go(wanted)
-
-
-@contextlib.contextmanager
-def writing(storage: Storage, config: CaptionConfig, command: str) -> Iterator[tuple[Path, RunFolder]]:
-    """The writer lock, a scratch folder and the run's folder."""
-    with WriterLock(storage, command):
-        storage.remove_temporary()
-        with scratch_folder(storage, config.scratch) as scratch:
-            run = RunFolder(storage, command, config, scratch)
-            try:
-                yield scratch, run
-            except BaseException as error:
-                log.error("%s: %s", type(error).__name__, error)
-                raise
-            finally:
-                run.close()
 
 
 class _Captioning:

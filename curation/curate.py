@@ -26,10 +26,9 @@ from curation.scorers import score_columns
 from curation.second_look import SecondLook, uncut, unscored, write_todo
 from curation.select import select_dataset
 from orchestration.errors import ConfigError, RushesError
-from orchestration.lock import WriterLock
 from orchestration.progress import Progress
 from orchestration.runner import run_rows
-from orchestration.runs import RunFolder, log, scratch_folder
+from orchestration.runs import RunFolder, writing
 from orchestration.session import Engine, LazyEngine
 from orchestration.storage import Storage
 
@@ -42,17 +41,8 @@ def curate(config: CurateConfig, console: Console) -> Accounts:
     if first is None:
         raise ConfigError(f"input {config.input} holds no file")
     files = sampled(itertools.chain([first], listed), config.sample, config.limit)
-    with WriterLock(storage, "curate"):
-        storage.remove_temporary()
-        with scratch_folder(storage, config.scratch) as scratch:
-            run = RunFolder(storage, "curate", config, scratch)
-            try:
-                return _Curation(config, storage, scratch, run, console).go(files)
-            except BaseException as error:
-                log.error("%s: %s", type(error).__name__, error)
-                raise
-            finally:
-                run.close()
+    with writing(storage, config, "curate", config.scratch) as (scratch, run):
+        return _Curation(config, storage, scratch, run, console).go(files)
 
 
 @dataclass(frozen=True)

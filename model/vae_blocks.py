@@ -6,6 +6,8 @@ frame stands for itself, and all later ones go in pairs. Nothing looks ahead of 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,13 +29,20 @@ class ConvCache:
         self.last = last
 
 
+class Conv3d(nn.Conv3d):
+    """Through `conv3d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv3d(x, self.weight, self.bias, self.stride, self.padding)  # type: ignore[arg-type]
+
+
 class CausalConv3d(nn.Module):
     """A convolution over space and past frames. Before the first frame come copies of it, before a chunk its cache."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 3):
         super().__init__()
         self.past = kernel - 1
-        self.conv = nn.Conv3d(channels_in, channels_out, kernel, padding=(0, kernel // 2, kernel // 2))
+        self.conv = Conv3d(channels_in, channels_out, kernel, padding=(0, kernel // 2, kernel // 2))
 
     def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
         if self.past:
@@ -83,7 +92,7 @@ class ResnetBlock(nn.Module):
         self.norm2 = norm(channels_out)
         self.conv2 = CausalConv3d(channels_out, channels_out)
         if channels_in != channels_out:
-            self.conv_shortcut = nn.Conv3d(channels_in, channels_out, 1)
+            self.conv_shortcut = Conv3d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, latents: Tensor | None, cache: ConvCache | None) -> Tensor:
         given = () if latents is None else (latents,)
@@ -176,7 +185,29 @@ def widened(x: Tensor, frames: int, width: int) -> Tensor:
 
 def framewise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 2D convolution on each frame, without moving frames into the batch and back (past the module's own hooks)."""
-    return F.conv3d(x, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))  # type: ignore[arg-type]
+    return conv3d(x, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding))  # type: ignore[arg-type]
+
+
+Three = tuple[int, int, int]
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Three, padding: Three) -> Tensor:
+    """F.conv3d; on a CPU without gradients always through oneDNN.
+
+    Torch itself goes there for large or batched inputs only. What it does with others is slower, and rounds otherwise
+    with another number of threads or samples: latents would hang on both.
+    """
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and _onednn(x.dtype):
+        return torch.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
+
+
+@cache
+def _onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves this type on this CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def silu(x: Tensor) -> Tensor:

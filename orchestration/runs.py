@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from orchestration.config import Config
+from orchestration.lock import WriterLock
 from orchestration.storage import Storage
 
 log = logging.getLogger("rushes")
@@ -39,6 +40,22 @@ def scratch_folder(storage: Storage, place: str | None) -> Iterator[Path]:
         yield Path(tempfile.mkdtemp(dir=ours))
     finally:
         shutil.rmtree(ours, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(storage: Storage, config: Config, command: str, scratch: str | None) -> Iterator[tuple[Path, RunFolder]]:
+    """What every command that writes a dataset works in: the writer lock, a scratch folder, and the run's folder."""
+    with WriterLock(storage, command):
+        storage.remove_temporary()
+        with scratch_folder(storage, scratch) as folder:
+            run = RunFolder(storage, command, config, folder)
+            try:
+                yield folder, run
+            except BaseException as error:
+                log.error("%s: %s", type(error).__name__, error)
+                raise
+            finally:
+                run.close()
 
 
 class RunFolder:
