@@ -6,23 +6,21 @@ error that names shard and sample, never a sample less.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import mmap
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xxhash
 
 from latents.cache import RangeCache
 from latents.index import BUCKET, FOLDER, NAME, BucketIndex, LatentSet, buckets, place, read_index
-from latents.shard import BLOCK, ShardError, parse_sample, parse_tensors, span
+from latents.ranges import VerifiedRanges
+from latents.shard import ShardError, parse_sample, parse_tensors
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
 
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 THREADS = 8  # that read from a store at once
+PORTION = 4 * 2**20  # bytes that a thread reads ahead before it hands over, or one sample
 
 
 @dataclass(frozen=True)
@@ -72,25 +71,20 @@ class LatentDataset:
         """
         if verify not in ("first", "always"):
             raise ConfigError(f"verify is {verify!r}: first and always are known")
-        self.verify, self.text = verify, text
+        self.text = text
         storage = Storage(root)
-        self._uri, self._local = storage.uri, storage.local
-        self._cache = RangeCache(cache, int(cache_gb * 1e9)) if cache and not storage.local else None
         found = _indexes(storage, buckets)
         self.set = _only_set(storage, found, set)
         self._sets = {index.bucket: index.sets[self.set] for index in found if self.set in index.sets}
         shards = [(bucket, shard) for bucket, each in self._sets.items() for shard in each.shards]
         if not shards:
             raise ConfigError(f"{storage.uri} has no latents of the set {self.set} in the buckets that were asked for")
-        self._files = [(bucket, place(bucket, shard.name), shard.bytes) for bucket, shard in shards]
-        counts = [len(shard.keys) for _, shard in shards]
-        self._file_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
+        self._bucket_of = [bucket for bucket, _ in shards]
         self._keys = np.array([key for _, shard in shards for key in shard.keys], np.bytes_)
-        self._starts = np.concatenate([shard.tensors_at for _, shard in shards]) - BLOCK
-        self._tensors_bytes = np.concatenate([shard.tensors_bytes for _, shard in shards])
-        self._facts_bytes = np.concatenate([shard.facts_bytes for _, shard in shards])
-        self._digests = np.concatenate([shard.digests for _, shard in shards])
-        self._marks = _shared_marks(len(self))
+        kept = RangeCache(cache, int(cache_gb * 1e9)) if cache and not storage.local else None
+        self._ranges = VerifiedRanges(
+            storage, [(place(bucket, shard.name), shard) for bucket, shard in shards], kept, always=verify == "always"
+        )
         lines = (f"{bucket} {shard.name} {shard.sha256} {len(shard.keys)}\n" for bucket, shard in shards)
         self.manifest_hash = hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -102,36 +96,32 @@ class LatentDataset:
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         number = int(number) % len(self)
-        bucket, file, _ = self._files[self._file_of[number]]
-        key = self._keys[number].decode()
-        try:
-            data = self._verified(number, file)
-            tensors, facts = parse_sample(data, key, int(self._tensors_bytes[number]), int(self._facts_bytes[number]))
-            return _sample(key, bucket, tensors, facts, self.text)
-        except ValueError as error:
-            raise ShardError(f"{self._uri}/{file}", key, str(error)) from None
+        with self._blamed(number):
+            return self._parsed(number, self._ranges.read(number))
 
     def __getitems__(self, numbers: Sequence[int]) -> list[LatentSample]:
         """A batch, as DataLoader asks for it: from a store all at once, not one after the other."""
-        if self._local or len(numbers) < 2:
+        if self._ranges.local or len(numbers) < 2:
             return [self[number] for number in numbers]
         with ThreadPoolExecutor(min(THREADS, len(numbers))) as pool:
             return list(pool.map(self.__getitem__, numbers))
 
-    def stream(self, order: Iterable[int], ahead: int = 16, threads: int | None = None) -> Iterator[LatentSample]:
+    def stream(self, order: Iterable[int], ahead: int = 32, threads: int | None = None) -> Iterator[LatentSample]:
         """The samples in that order, read ahead by threads (default: 2 from local shards, 8 from a store).
 
         At most `ahead` samples are in memory besides those given out. An error comes in its place in the order.
+        Neighbours in a local shard that follow each other in the order are read at once, and share memory.
         """
-        with ThreadPoolExecutor(threads or (2 if self._local else THREADS)) as pool:
-            waiting: deque[Future[LatentSample]] = deque()
+        threads = threads or (2 if self._ranges.local else THREADS)
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[Future[list[LatentSample | ShardError]]] = deque()
             try:
-                for number in order:
-                    waiting.append(pool.submit(self.__getitem__, number))
-                    if len(waiting) >= ahead:
-                        yield waiting.popleft().result()
+                for numbers in self._portions(order, max(1, ahead // (2 * threads))):
+                    waiting.append(pool.submit(self._portion, numbers))
+                    if len(waiting) >= 2 * threads:
+                        yield from _raised(waiting.popleft().result())
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield from _raised(waiting.popleft().result())
             finally:
                 for future in waiting:
                     future.cancel()
@@ -162,64 +152,59 @@ class LatentDataset:
 
         Raises ShardError where the file is damaged or missing.
         """
-        return read_empty(self._storage, next(iter(self._sets.values())))
+        return read_empty(self._ranges.storage, next(iter(self._sets.values())))
 
-    def _verified(self, number: int, file: str) -> bytearray:
-        """The range of bytes of a sample. Raises ValueError."""
-        size = int(span(self._tensors_bytes[number], self._facts_bytes[number]))
-        start, digest = int(self._starts[number]), self._digests[number].tobytes()
-        if self._local:
-            data = _read_local(f"{self._uri_path}/{file}", start, size, self._files[self._file_of[number]][2])
-        else:
-            if self._cache is not None and (data := self._cache.get(digest.hex(), size)) is not None:
-                if self._is_good(number, data, digest):
-                    return data
-                self._cache.drop(digest.hex())  # damaged here: the store has it still
-            data = self._fetch(file, start, size)
-        if not self._is_good(number, data, digest):
-            raise ValueError("its bytes are not those that the index names (SHA-256)")
-        if self._cache is not None:
-            self._cache.put(digest.hex(), data)
-        return data
+    def _portions(self, order: Iterable[int], most: int) -> Iterator[list[int]]:
+        """The order in pieces of at most `most` samples and, if more than one, PORTION bytes."""
+        numbers, total = [], 0
+        for number in order:
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"sample {number} of {len(self)}")
+            number, size = int(number) % len(self), self._ranges.size(number)
+            if numbers and (len(numbers) == most or total + size > PORTION):
+                yield numbers
+                numbers, total = [], 0
+            numbers.append(number)
+            total += size
+        if numbers:
+            yield numbers
 
-    def _is_good(self, number: int, data: bytearray, digest: bytes) -> bool:
-        mark = xxhash.xxh3_64_intdigest(data) | 1  # 0 stands for never read
-        if self.verify == "first" and self._marks[number] == mark:
-            return True
-        good = hashlib.sha256(data).digest() == digest
-        if good:
-            self._marks[number] = mark
-        return good
+    def _portion(self, numbers: list[int]) -> list[LatentSample | ShardError]:
+        """The samples up to the first that is damaged, which is an error instead."""
+        found: list[LatentSample | ShardError] = []
+        ranges = self._ranges
+        while len(found) < len(numbers):
+            first = numbers[len(found)]
+            run = [first]  # neighbours in the shard
+            for number in numbers[len(found) + 1 :] if ranges.local else ():
+                if number != run[-1] + 1 or ranges.file_of[number] != ranges.file_of[first]:
+                    break
+                run.append(number)
+            try:
+                with self._blamed(first):
+                    parts = ranges.neighbours(run) if len(run) > 1 else [ranges.read(first)]
+                for number, data in zip(run, parts, strict=True):
+                    with self._blamed(number):
+                        if len(run) > 1:
+                            ranges.check(number, data)
+                        found.append(self._parsed(number, data))
+            except ShardError as error:
+                return [*found, error]
+        return found
 
-    def _fetch(self, file: str, start: int, size: int) -> bytearray:
+    def _parsed(self, number: int, data: bytearray | memoryview) -> LatentSample:
+        """Raises ValueError."""
+        key = self.key(number)
+        tensors, facts = parse_sample(data, key, *self._ranges.contents(number))
+        return _sample(key, self._bucket_of[self._ranges.file_of[number]], tensors, facts, self.text)
+
+    @contextlib.contextmanager
+    def _blamed(self, number: int) -> Iterator[None]:
+        """What is wrong in the block is so with that sample."""
         try:
-            data = self._storage.fs.cat_file(self._storage.path(file), start=start, end=start + size)
-        except FileNotFoundError:
-            raise ValueError("the shard is missing") from None
-        except OSError as error:
-            raise ValueError(f"the shard cannot be read: {error}") from None
-        if len(data) != size:
-            raise ValueError(f"the shard is cut: {len(data)} of {size} bytes at {start}")
-        return bytearray(data)
-
-    @property
-    def _storage(self) -> Storage:
-        """One a process: a filesystem's threads and connections do not survive a fork."""
-        held = self.__dict__.get("_held")
-        if held is None or held[0] != os.getpid():
-            held = self.__dict__["_held"] = (os.getpid(), Storage(self._uri))
-        return held[1]
-
-    @cached_property
-    def _uri_path(self) -> str:
-        return Storage(self._uri).root
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_held", "_marks")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._marks = _shared_marks(len(self))
+            yield
+        except ValueError as error:
+            raise ShardError(self._ranges.file(number), self.key(number), str(error)) from None
 
 
 def read_empty(storage: Storage, of: LatentSet) -> tuple[torch.Tensor, int] | None:
@@ -268,29 +253,6 @@ def _only_set(storage: Storage, indexes: list[BucketIndex], wanted: str | None) 
     return wanted
 
 
-def _shared_marks(count: int) -> np.ndarray:
-    """[samples] checksum of what was read and found good, 0 before that; one memory with processes forked later."""
-    return np.frombuffer(mmap.mmap(-1, 8 * count), np.uint64)
-
-
-def _read_local(path: str, start: int, size: int, of: int) -> bytearray:
-    """Raises ValueError where the file is not there or not `of` bytes long."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise ValueError("the shard is missing") from None
-    try:
-        there = os.fstat(descriptor).st_size
-        if there != of:
-            raise ValueError(f"the shard is cut or another: it has {there} bytes, the index says {of}")
-        data = bytearray(size)
-        if os.preadv(descriptor, [data], start) != size:
-            raise ValueError(f"the shard could not be read at {start}")
-        return data
-    finally:
-        os.close(descriptor)
-
-
 def _sample(
     key: str, bucket: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any], text: str | None
 ) -> LatentSample:
@@ -298,6 +260,13 @@ def _sample(
         raise ValueError(f"{key}.safetensors has no mean")
     texts, tokens = _texts(tensors) if text else ((), ())
     return LatentSample(key, bucket, facts, tensors["mean"], tensors.get("logvar"), texts, tokens)
+
+
+def _raised(samples: list[LatentSample | ShardError]) -> Iterator[LatentSample]:
+    for sample in samples:
+        if isinstance(sample, ShardError):
+            raise sample
+        yield sample
 
 
 def _texts(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:

@@ -139,7 +139,7 @@ def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def parse_sample(
-    data: bytearray, key: str, tensors_bytes: int, facts_bytes: int
+    data: bytearray | memoryview, key: str, tensors_bytes: int, facts_bytes: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors (over the memory of `data`, which holds a sample's whole range) and facts. Raises ValueError."""
     facts_at = 2 * BLOCK + padded(tensors_bytes)
@@ -148,10 +148,10 @@ def parse_sample(
         if name != f"{key}.{suffix}":
             raise ValueError(f"the index and the shard differ: {name!r} is where {key}.{suffix} should be")
     tensors = parse_tensors(memoryview(data)[BLOCK : BLOCK + tensors_bytes])
-    return tensors, parse_facts(data[facts_at : facts_at + facts_bytes], key)
+    return tensors, parse_facts(bytes(data[facts_at : facts_at + facts_bytes]), key)
 
 
-def parse_facts(data: bytes | bytearray, key: str) -> dict[str, Any]:
+def parse_facts(data: bytes, key: str) -> dict[str, Any]:
     """KEY.json. Raises ValueError."""
     if len(data) > MAX_FACTS:
         raise ValueError(f"{key}.json has {len(data)} bytes, more than {MAX_FACTS}")
