@@ -283,6 +283,7 @@ def test_a_large_short_and_a_small_long_bucket_do_not_add_up():
     row = clip(20, width=400, height=300)
     assert "too small" in lay(row, (17, 480, 720), (33, 256, 384))
     assert "the nearest bucket, 17x480x720" in lay(row, (17, 480, 720), (33, 256, 384))
+    assert "too small" in lay(row, (17, 480, 720), fps=[25, 8])  # that it is too short at 8 is not the point
 
 
 @pytest.mark.parametrize(
