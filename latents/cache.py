@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 KEEP = 0.9  # of the limit is left by a clean-up: the next one is not due at once
@@ -31,6 +30,7 @@ class RangeCache:
         try:
             data = bytearray(size)
             if os.fstat(descriptor).st_size != size or os.readv(descriptor, [data]) != size:
+                self.drop(digest)
                 return None
             os.utime(descriptor)  # used now: access times are often switched off
             return data
@@ -43,21 +43,24 @@ class RangeCache:
             return
         path = self._path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._counted() as count:
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
+        with (self.folder / "used").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed; also while it writes, or others would miscount
             if path.exists():
                 return
-            # Counted before it is there: a kill in between makes the count too high, never too low.
-            used = count[0] if count[0] is not None else self._trim(self.limit)
+            file.seek(0)
+            text = file.read()
+            used = int(text) if text.isascii() and text.isdigit() else self._trim(self.limit)
             if used + len(data) > self.limit:
-                used = self._trim(int(KEEP * self.limit) - len(data))
-            count[0] = used + len(data)
-        temporary = path.with_name(f".{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(data)
-            with contextlib.suppress(FileNotFoundError):  # a clean-up took it: then it is not kept
+                used = self._trim(max(0, int(KEEP * self.limit) - len(data)))
+            file.truncate(0)
+            file.write(str(used + len(data)))
+            file.flush()  # counted before it is there: a kill in between makes the count too high, never too low
+            try:
+                temporary.write_bytes(data)
                 os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def drop(self, digest: str) -> None:
         """Forget one that turned out to be damaged."""
@@ -65,18 +68,6 @@ class RangeCache:
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[list[int | None]]:
-        """The bytes in the folder as a list of one number (None: not known), written back when the block ends."""
-        with (self.folder / "used").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            text = file.read()
-            count = [int(text) if text.isascii() and text.isdigit() else None]
-            yield count
-            file.truncate(0)
-            file.write("" if count[0] is None else str(count[0]))
 
     def _trim(self, most: int) -> int:
         """Remove the least recently used until at most `most` bytes are left (under the lock); returns what is left."""

@@ -44,6 +44,9 @@ class ShardError(RushesError):
         self.file, self.key, self.what = file, key, what
         super().__init__(f"{file}{f', sample {key}' if key else ''}: {what}. {REMEDY}")
 
+    def __reduce__(self):
+        return ShardError, (self.file, self.key, self.what)
+
 
 @dataclass(frozen=True, eq=False)
 class ShardEntry:

@@ -58,7 +58,8 @@ def verify(storage: Storage, only: str | None = None) -> list[Problem]:
     if only is None and not folders:
         found.append(Problem(FOLDER, None, "no folder of any bucket"))
     for name in storage.list(FOLDER if only is None else place(only, "").rstrip("/")):
-        if name not in named and not name.startswith(tuple(damaged)):
+        unknown = name.startswith(tuple(damaged)) or (damaged and name.endswith(empty_name("")))
+        if name not in named and not unknown:
             found.append(Problem(name, None, "no index names it: a run that was stopped left it, or it is not ours"))
     return found
 
