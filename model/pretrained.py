@@ -133,7 +133,7 @@ def _load_weights(network: nn.Module, folder: Path, dtype: torch.dtype | None) -
     """Fills a network (built on the meta device) with a folder's weights, in their own type where dtype is None."""
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     state: dict[str, torch.Tensor] = {}
-    for path in _files(folder):
+    for path in weight_files(folder):
         try:
             # Copies: what is loaded is mapped, and would change with the file.
             state.update({name: tensor.to(dtype, copy=True) for name, tensor in load_file(path).items()})
@@ -238,7 +238,8 @@ def to_config(found: dict[str, Any], config_class: type[Config], fixed: Mapping[
         raise ValueError(f"{path}: {error}") from error
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """A network's safetensors, sorted. Raises FileNotFoundError for those that are missing, ValueError for an index."""
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     names = {f"{WEIGHTS}.safetensors"}
     if index.is_file():

@@ -32,8 +32,8 @@ class ConvCache:
 class Conv3d(nn.Conv3d):
     """Through `conv3d`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return conv3d(x, self.weight, self.bias, self.stride, self.padding)  # type: ignore[arg-type]
+    def forward(self, input: Tensor) -> Tensor:
+        return conv3d(input, self.weight, self.bias, self.stride, self.padding)  # type: ignore[arg-type]
 
 
 class CausalConv3d(nn.Module):
@@ -194,8 +194,7 @@ Three = tuple[int, int, int]
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Three, padding: Three) -> Tensor:
     """F.conv3d; on a CPU without gradients always through oneDNN.
 
-    Torch itself goes there for large or batched inputs only. What it does with others is slower, and rounds otherwise
-    with another number of threads or samples: latents would hang on both.
+    Torch itself goes there for large or batched inputs only, and is a fifth slower over an encoder.
     """
     if x.device.type == "cpu" and not torch.is_grad_enabled() and _onednn(x.dtype):
         return torch.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, padding, stride, (1, 1, 1), 1)
