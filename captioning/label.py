@@ -12,7 +12,7 @@ from captioning.config import CaptionConfig
 from captioning.execute import execute
 from captioning.labels import LabelsJob, last_run, states, wanted
 from captioning.make import model_of
-from captioning.todo import clip_rows
+from captioning.todo import clip_rows, require_clips
 from curation.dataset.vlm_labels import vlm_labels
 from orchestration.errors import ConfigError, RushesError
 from orchestration.runs import writing
@@ -45,9 +45,10 @@ def label(config: CaptionConfig, console: Console) -> Labelled:
             f"captions.kind is {config.captions.kind}, which sees no pictures: labels need a model that does"
         )
     storage = Storage(config.dataset)
-    asked = wanted(storage, config.labels, config.limit)
+    require_clips(storage)
     model = model_of(config)
     with writing(storage, config, "labels", config.scratch) as (scratch, run):
+        asked = wanted(storage, config.labels, config.limit)
         ledger = vlm_labels(storage)
         ledger.pack()
         job = LabelsJob(config.dataset, config.labels, config.frames, model, last_run(storage) + 1)

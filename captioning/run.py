@@ -24,7 +24,7 @@ from captioning.recipes.base import Recipe
 from captioning.recipes.brought import Brought
 from captioning.records import Version, find_version, ledger, versions
 from captioning.report.write import write_report
-from captioning.todo import chosen, clip_rows
+from captioning.todo import chosen, clip_rows, require_clips
 from orchestration.errors import RushesError
 from orchestration.runs import RunFolder, log, writing
 from orchestration.session import LazyEngine
@@ -54,9 +54,9 @@ class Done:
 def caption(config: CaptionConfig, console: Console) -> Done:
     """The whole run. Raises RushesError where it could not complete."""
     storage = Storage(config.dataset)
-    wanted = chosen(storage, config.limit)
+    require_clips(storage)
     with writing(storage, config, "caption", config.scratch) as (scratch, run):
-        return _Captioning(config, storage, scratch, run, console).go(wanted)
+        return _Captioning(config, storage, scratch, run, console).go(chosen(storage, config.limit))
 
 
 class _Captioning:

@@ -13,17 +13,21 @@ from curation.dataset.records import clip_schema
 from curation.select import SELECTION
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
-from orchestration.tables import published, snapshot
+from orchestration.tables import snapshot
 
 VIDEO = ("uri", "width", "height", "rotation", "pixel_aspect", "hdr", "interlaced", "pix_fmt", "fps", "codec")
 # Of a clip all but pictures, boxes and what only cutting needs.
 WITHOUT = {"thumbnail", "text_boxes", "face_boxes", "measured", "frames_hash", "cut_settings", "cut_reason"}
 
 
+def require_clips(storage: Storage) -> None:
+    """Raises ConfigError where nothing was curated: before a folder is made there."""
+    if not storage.list("clips", ".parquet") or not storage.exists(SELECTION):
+        raise ConfigError(f"dataset: {storage.uri} holds no curated clips; run `rushes curate` first")
+
+
 def chosen(storage: Storage, limit: int | None = None) -> set[str]:
     """Clips that are kept; `limit`: so many of them, the same ones each time. Raises ConfigError without any."""
-    if not published(storage, "clips") or not storage.exists(SELECTION):
-        raise ConfigError(f"dataset: {storage.uri} holds no curated clips; run `rushes curate` first")
     kept: set[str] = set()
     with storage.open_read(SELECTION) as file:
         for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):

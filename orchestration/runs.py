@@ -24,6 +24,7 @@ import yaml
 from orchestration.config import Config
 from orchestration.lock import WriterLock
 from orchestration.storage import Storage
+from orchestration.tables import settle
 
 log = logging.getLogger("rushes")
 
@@ -44,9 +45,11 @@ def scratch_folder(storage: Storage, place: str | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(storage: Storage, config: Config, command: str, scratch: str | None) -> Iterator[tuple[Path, RunFolder]]:
-    """What every command that writes a dataset works in: the writer lock, a scratch folder, and the run's folder."""
+    """What every command that writes a dataset works in: the writer lock, tables that are whole, a scratch folder, and
+    the run's folder."""
     with WriterLock(storage, command):
         storage.remove_temporary()
+        settle(storage)
         with scratch_folder(storage, scratch) as folder:
             run = RunFolder(storage, command, config, folder)
             try:

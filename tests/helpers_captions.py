@@ -23,26 +23,27 @@ from orchestration.errors import RushesError
 CLIPS_A_VIDEO = 50
 
 
-def colour_dataset(folder: Path, count: int, seed: int = 0) -> tuple[Path, dict[str, tiny_vlm.Clip]]:
-    """A curated dataset of `count` clips of two seconds, and what each of them shows, by clip_id."""
+def colour_dataset(
+    folder: Path, count: int, seed: int = 0, frames: int = tiny_vlm.FRAMES
+) -> tuple[Path, dict[str, tiny_vlm.Clip]]:
+    """A curated dataset of `count` clips of so many frames, and what each of them shows, by clip_id."""
     raw, output = folder / "raw", folder / "dataset"
     raw.mkdir(parents=True)
-    clips = tiny_vlm.synthetic_clips(count, seed)
+    clips = tiny_vlm.synthetic_clips(count, seed, frames=frames)
     videos: dict[str, list[tiny_vlm.Clip]] = {}
     for start in range(0, count, CLIPS_A_VIDEO):
         some = clips[start : start + CLIPS_A_VIDEO]
-        frames = [frame for clip in some for frame in clip.frames]
-        times = [step / tiny_vlm.FPS for step in range(len(frames))]
-        joined = tiny_vlm.Clip(f"video{start:05d}", "", "", frames, times)
+        pictures = [frame for clip in some for frame in clip.frames]
+        times = [step / tiny_vlm.FPS for step in range(len(pictures))]
+        joined = tiny_vlm.Clip(f"video{start:05d}", "", "", pictures, times)
         path = tiny_vlm.write_mp4(joined, raw / f"{joined.name}.mp4")
         videos[str(path)] = some
-    seconds = tiny_vlm.FRAMES / tiny_vlm.FPS
+    seconds = frames / tiny_vlm.FPS
     settings = [f"shots={{kind: stride, seconds: {seconds}}}", "select=all", "report.enabled=false"]
     rushes("curate", FRAMES, f"input={raw}", f"output={output}", *settings)
     uris = {row["video_id"]: row["uri"] for row in table(output, "videos")}
     shown = {
-        row["clip_id"]: videos[uris[row["video_id"]]][row["start_frame"] // tiny_vlm.FRAMES]
-        for row in table(output, "clips")
+        row["clip_id"]: videos[uris[row["video_id"]]][row["start_frame"] // frames] for row in table(output, "clips")
     }
     assert len(shown) == count
     return output, shown

@@ -145,6 +145,7 @@ local.LocalBackend.answer = crash
 """
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_whoever_is_asked_about_it_is_a_row_and_takes_no_other_along(tmp_path):
     dataset, shown = colour_dataset(tmp_path, 24)
     victim = sorted(shown)[5]
