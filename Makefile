@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-CONFIG ?= configs/$(if $(filter caption,$(MAKECMDGOALS)),caption,default).yaml
+CONFIG ?= configs/$(or $(filter caption latents,$(MAKECMDGOALS)),default).yaml
 INPUT ?=
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
@@ -40,7 +40,7 @@ INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
 CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
 ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
 
-.PHONY: help setup curate caption test test-slow check samples report bench clean force
+.PHONY: help setup curate caption latents test test-slow check samples report bench clean force
 
 help: ## this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -58,6 +58,9 @@ endif
 
 caption: $(VENV)/.runtime ## caption the kept clips of the data set OUTPUT with CONFIG and ARGS
 	@$(BIN)/rushes caption $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
+
+latents: $(VENV)/.runtime ## encode the captioned clips of the data set OUTPUT into shards with CONFIG and ARGS
+	@$(BIN)/rushes latents $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
 
 test: check ## check, then the fast tests, with the 20 slowest named
 	$(PYTEST) $(ARGS)

@@ -16,6 +16,7 @@ COMMANDS = {
     "curate": "curation.commands:curate",
     "select": "curation.commands:select",
     "caption": "captioning.commands:caption",
+    "latents": "latents.commands:latents",
     "status": "curation.commands:status",
     "report": "curation.commands:report",
     "explain": "curation.commands:explain",
@@ -66,6 +67,21 @@ def caption(
 ) -> None:
     """Captions for kept clips; `caption labels`: what a model finds wrong with clips, as scores."""
     _call("caption", arguments=arguments, limit=limit, compare=compare)
+
+
+@app.command()
+def latents(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG [KEY=VALUE]... | verify DATASET | decode CONFIG KEY",
+            help="YAML configuration, settings over it",
+        ),
+    ],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="so many clips only, spread over all")] = None,
+) -> None:
+    """Shards of latents out of captioned clips; `verify`: all bytes as indexed; `decode`: a sample as mp4."""
+    _call("latents", arguments=arguments, limit=limit)
 
 
 @app.command()

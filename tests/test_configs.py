@@ -13,12 +13,14 @@ from captioning.comparison import laid_over
 from captioning.config import CaptionConfig
 from curation.config import CurateConfig
 from curation.duplicates.config import NearDuplicates
+from latents.config import LatentsConfig
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CAPTION = sorted(CONFIGS.glob("caption*.yaml"))
-CURATE = sorted(set(CONFIGS.glob("*.yaml")) - set(CAPTION))
+LATENTS = sorted(CONFIGS.glob("latents*.yaml"))
+CURATE = sorted(set(CONFIGS.glob("*.yaml")) - set(CAPTION) - set(LATENTS))
 # What a configuration has to say itself: places, and what to measure and keep.
 CHOSEN = {"input", "output", "scorers", "select"}
 
@@ -48,7 +50,19 @@ def test_the_caption_default_writes_out_every_setting():
     assert set(written["checks"]) == set(type(config.checks).model_fields)
 
 
-@pytest.mark.parametrize("path", [*CURATE, *CAPTION], ids=lambda path: path.name)
+def test_the_latents_default_writes_out_every_setting():
+    written = yaml.safe_load((CONFIGS / "latents.yaml").read_text())
+    config = load_config(LatentsConfig, CONFIGS / "latents.yaml")
+    assert set(written) == set(LatentsConfig.model_fields)
+    for name in sorted(set(written) - {"dataset", "buckets"}):
+        compare(written[name], getattr(config, name), LatentsConfig.model_fields[name].get_default(), name)
+    fields = type(config.buckets).model_fields
+    assert set(written["buckets"]) == set(fields)
+    for name, field in fields.items():
+        assert getattr(config.buckets, name) == field.get_default(), name
+
+
+@pytest.mark.parametrize("path", [*CURATE, *CAPTION, *LATENTS], ids=lambda path: path.name)
 def test_every_shipped_configuration_says_what_it_is_for(path: Path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")

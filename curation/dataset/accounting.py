@@ -24,7 +24,7 @@ class Accounts:
     cuts: dict[str, int] = field(default_factory=lambda: {"copy": 0, "encode": 0, "none": 0})
     captions: int = 0  # clips that have one
     trainable: int = 0  # clips whose caption the trainer is given
-    latents: int = 0
+    latents: int = 0  # clips that have some
     hours: float = 0.0
     kept_hours: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
@@ -40,6 +40,8 @@ class Accounts:
         table.add_row("kept clips", f"{clips['kept']:,}", " + ".join(f"{n:,} {name}" for name, n in self.cuts.items()))
         if self.captions:
             table.add_row("captions", f"{self.captions:,}", f"{self.trainable:,} to train with")
+        if self.latents:
+            table.add_row("latents", f"{self.latents:,}", "clips")
         table.add_row("hours", f"{self.hours:,.3f}", f"{self.kept_hours:,.3f} kept")
         for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:8]:
             table.add_row("failed", f"{count:,}", reason)
@@ -82,6 +84,10 @@ def account(storage: Storage) -> Accounts:
                 captioned.add(row["clip_id"])
                 found.trainable += row["clip_id"] in kept and bool(row["train"])
     found.captions = len(captioned)
+    encoded: set[str] = set()
+    for table in snapshot(storage, "samples", ["clip_id", "status"]):
+        encoded.update(row["clip_id"] for row in table.to_pylist() if row["status"] == "ok")
+    found.latents = len(encoded)
     decided, made = sum(found.clips.values()), sum(found.cuts.values())
     if total and not decided:
         raise RushesError(f"{storage.uri}: its {total:,} clips are not decided; run `rushes select` or `rushes curate`")

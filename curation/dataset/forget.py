@@ -42,6 +42,7 @@ def forget(storage: Storage, video_id: str) -> dict[str, int]:
         media = _drop_folder(storage, f"media/{full}")
         _drop_folder(storage, "report")  # it and its pages show pictures of the video; each command makes its page anew
         _drop(storage, "captions", "clip_id", f"{full[:16]}-")
+        _drop_shards(storage, f"{full[:16]}-")
         _drop_listed(storage, "captioned", "captions", "clip_id", f"{full[:16]}-")
         vectors = embeddings(storage).rewrite_without({full}, "video_id")
         storage.remove(PAIRS)  # made of the vectors, and made anew where clips are decided
@@ -102,6 +103,29 @@ def _drop(storage: Storage, folder: str, column: str, start: str) -> int:
                     writer.write_table(file.read_row_group(group).filter(pa.array(keep[group], pa.bool_())))
         removed += gone
     return removed
+
+
+def _drop_shards(storage: Storage, start: str) -> None:
+    """Remove shards of latents with samples whose key begins with `start`, and the indexes that name them: `rushes
+    latents` makes both anew, without those samples."""
+    _drop(storage, "samples", "clip_id", start)
+    if storage.exists("latents/decoded"):
+        for name in storage.list("latents/decoded"):
+            if name.rpartition("/")[2].startswith(start):
+                storage.remove(name)
+    for file in storage.list("encoded", ".parquet"):
+        with storage.open_read(file) as source:
+            table = pq.read_table(source)
+        rows = table.to_pylist()
+        doomed = [row for row in rows if any(key.startswith(start) for key in row["planned"])]
+        for row in doomed:  # files go before the rows that name them, so that a kill leaves them to the next call
+            storage.remove(f"latents/{row['bucket']}/index.json")
+            if row["name"]:
+                storage.remove(f"latents/{row['bucket']}/{row['name']}")
+        if len(doomed) == len(rows):
+            storage.remove(file)
+        elif doomed:
+            storage.write_table(file, pa.Table.from_pylist([row for row in rows if row not in doomed], table.schema))
 
 
 def _drop_listed(storage: Storage, folder: str, column: str, name: str, start: str) -> None:

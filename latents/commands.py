@@ -1,0 +1,56 @@
+"""The commands of latents, as the command line calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from latents.config import LatentsConfig
+from orchestration.config import load_config
+from orchestration.errors import ConfigError
+from orchestration.storage import Storage
+
+OUT = Console()
+
+
+def latents(arguments: Sequence[str], limit: int | None) -> None:
+    """`arguments`: CONFIG [KEY=VALUE]..., verify DATASET, or decode CONFIG KEY [KEY=VALUE]..."""
+    first, *rest = arguments
+    if first == "verify":
+        _verify(rest)
+    elif first == "decode":
+        _decode(rest)
+    else:
+        from latents.run import encode
+
+        overrides = [*rest, *([f"limit={limit}"] if limit is not None else [])]
+        OUT.print(encode(load_config(LatentsConfig, Path(first), overrides), OUT))
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    from latents.verify import verify
+
+    if len(arguments) != 1:
+        raise ConfigError("which data set? rushes latents verify DATASET (a folder or URI, or a configuration)")
+    target = arguments[0]
+    if target.endswith((".yaml", ".yml")):
+        target = load_config(LatentsConfig, Path(target)).dataset
+    problems = list(verify(Storage(target)))
+    for problem in problems:
+        OUT.print(str(problem), markup=False, soft_wrap=True)
+    if problems:
+        OUT.print(f"{len(problems):,} problems")
+        raise typer.Exit(1)
+    OUT.print("every shard is as its index says")
+
+
+def _decode(arguments: Sequence[str]) -> None:
+    from latents.show import decode
+
+    if len(arguments) < 2 or "=" in arguments[1]:
+        raise ConfigError("which sample? rushes latents decode CONFIG KEY [KEY=VALUE]...")
+    config = load_config(LatentsConfig, Path(arguments[0]), arguments[2:])
+    OUT.print(decode(config, arguments[1]), soft_wrap=True)

@@ -1,0 +1,324 @@
+"""`rushes latents`: what is missing of a set is encoded into shards; indexes are written when all of them are there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from captioning.todo import chosen, clip_rows, require_clips
+from latents.buckets import Bucket
+from latents.config import LatentsConfig
+from latents.derive import derive
+from latents.index import (
+    FOLDER,
+    BucketIndex,
+    EmptyText,
+    LatentSet,
+    buckets,
+    empty_name,
+    place,
+    write_index,
+)
+from latents.plan import Plan, captions, missing, plan, shard_key, shards
+from latents.records import SetFacts, entry_of, ledger, rows, sets
+from latents.text import TextEncoder
+from latents.vae import VideoEncoder
+from latents.work import Encoders
+from orchestration.errors import RushesError
+from orchestration.progress import Progress
+from orchestration.runner import run_rows
+from orchestration.runs import RunFolder, log, writing
+from orchestration.session import Engine, LazyEngine
+from orchestration.storage import Storage
+from orchestration.tables import Publication
+
+_TEXTS = ("key", "uri", "bucket", "samples")
+LISTING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("number", pa.int64())])
+SHARDS_PER_FILE = 100  # of a listing
+TABLE = "samples"
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),  # null: a clip that gives no sample
+        ("clip_id", pa.string()),
+        ("set", pa.string()),
+        ("bucket", pa.string()),
+        ("status", pa.string()),  # ok, failed, or skipped: in no bucket
+        ("reason", pa.string()),
+        ("shard", pa.string()),  # relative to the data set
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left of its set."""
+
+    fingerprint: str
+    buckets: Mapping[str, int]  # samples of each
+    skipped: int  # clips that give no sample
+    failed: int  # samples
+    reasons: Mapping[str, int]
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        total = sum(self.buckets.values())
+        table.add_row("samples", f"{total:,}", f"set {self.fingerprint}; {self.failed:,} failed")
+        for name, count in sorted(self.buckets.items()):
+            table.add_row("", f"{count:,}", name)
+        table.add_row("clips without", f"{self.skipped:,}", "")
+        for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:8]:
+            table.add_row("", f"{count:,}", Text(reason))
+        return table
+
+
+def encode(config: LatentsConfig, console: Console) -> Done:
+    """The whole run. Raises RushesError where it could not complete."""
+    gpu = bool(config.ray.worker_gpus)  # what `auto` means is settled here, for all machines
+    config = config.model_copy(update={"vae": config.vae.resolved(gpu), "text": config.text.resolved(gpu)})
+    storage = Storage(config.dataset)
+    require_clips(storage)
+    vae, text = VideoEncoder(config.vae).facts, _text_facts(config)
+    with writing(storage, config, "latents", config.scratch) as (scratch, run):
+        wanted = chosen(storage, config.limit)
+        texts = captions(storage, wanted, config)
+        return _Encoding(config, storage, scratch, run, console).go(wanted, texts, {"vae": vae, "text": text})
+
+
+def _text_facts(config: LatentsConfig) -> Mapping[str, Any] | None:
+    return TextEncoder(config.text).facts if config.text.model is not None else None
+
+
+class _Encoding:
+    """The steps of a run."""
+
+    def __init__(self, config: LatentsConfig, storage: Storage, scratch: Path, run: RunFolder, console: Console):
+        self._config, self._storage, self._scratch, self._run, self._console = config, storage, scratch, run, console
+
+    def go(self, wanted: set[str], texts: Mapping[str, Any], encoder: Mapping[str, Any]) -> Done:
+        config, storage = self._config, self._storage
+        ledger(storage).pack()
+        facts = self._set(wanted, texts, encoder)
+        made = plan(clip_rows(storage, wanted), texts, [Bucket(*shape) for shape in facts.buckets], config.buckets)
+        stands = _standing(storage, facts.fingerprint, config.retry)
+        left = missing(made, lambda bucket, key: key in stands[bucket])
+        self._console.print(
+            f"set {facts.fingerprint}: {made.total:,} samples of {len(wanted):,} clips in {len(made.samples)} buckets, "
+            f"{left.total:,} to encode; {len(made.skipped):,} clips give none",
+            soft_wrap=True,
+        )
+        facts.write(storage)
+        with LazyEngine(config.ray, self._run.ray_log) as ray:
+            if left.total:
+                self._encode(ray.engine, facts, left)
+        ledger(storage).pack()
+        self._index()
+        return self._publish(facts, made)
+
+    def _set(self, wanted: set[str], texts: Mapping[str, Any], encoder: Mapping[str, Any]) -> SetFacts:
+        """The set that this configuration makes: a known one where nothing has changed."""
+        config, storage = self._config, self._storage
+        settings = config.buckets.fingerprint()
+        versions = sorted({caption.fingerprint for caption in texts.values()})
+        for known in sets(storage).values():
+            same = (known.settings, list(known.captions), dict(known.encoder))
+            if same == (settings, versions, json.loads(json.dumps({**encoder, "captions": config.captions}))):
+                return known
+        table = config.buckets.buckets or derive(clip_rows(storage, wanted), config.buckets)
+        shapes = [[bucket.frames, bucket.height, bucket.width] for bucket in table]
+        about = json.loads(json.dumps({**encoder, "captions": config.captions}))
+        text = json.dumps([about, shapes, settings, versions], sort_keys=True)
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if others := sets(storage):
+            self._console.print(
+                f"the VAE, the text encoder, the buckets or the captions are others than those of "
+                f"{len(others)} set{'s' * (len(others) > 1)} that {'are' if len(others) > 1 else 'is'} there: a new "
+                "set is made beside them",
+                soft_wrap=True,
+            )
+        number = max([0, *(one.run for one in sets(storage).values())]) + 1
+        return SetFacts(fingerprint, number, about, shapes, settings, versions)
+
+    def _encode(self, running: Engine, facts: SetFacts, left: Plan) -> None:
+        number = 1 + max([0, *(row["run"] or 0 for row in rows(self._storage))])
+        workers = Encoders(self._config, facts.encoder, facts.fingerprint, number, str(self._scratch))
+        taken: dict[str, set[int]] = defaultdict(set)
+        for row in rows(self._storage, facts.fingerprint):
+            taken[row["bucket"]].add(row["number"])
+        files = self._listing(facts, left.samples, self._config.shard_samples, taken, "shards")
+        dead: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+        def later(row: dict[str, Any], reason: str) -> dict[str, Any]:
+            if not ledger(self._storage).has(row["key"]):
+                dead[row["bucket"]].extend(json.loads(row["samples"]))
+            return {"key": row["key"], "uri": row["uri"], "status": "crashed", "reason": reason}
+
+        def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
+            (sample,) = json.loads(row["samples"])
+            failure = {"key": sample["key"], "clip_id": sample["clip"]["clip_id"], "reason": reason, "retry": False}
+            record = {name: row[name] for name in ("key", "bucket", "number")}
+            record |= {"set": facts.fingerprint, "run": number, "planned": [sample["key"]], "failed": [failure]}
+            ledger(self._storage).commit(row["key"], record)
+            return {"key": row["key"], "uri": row["uri"], "status": "crashed", "frames": 1, "failed": 1}
+
+        self._follow("Encoding", left.total, lambda moved: _pass(running, files, workers, later, moved))
+        if dead:
+            total = sum(map(len, dead.values()))
+            log.warning("%d samples were in shards whose worker died twice; each gets a shard of its own now", total)
+            files = self._listing(facts, dead, 1, taken, "alone")
+            self._follow("Encoding alone", total, lambda moved: _pass(running, files, workers, crashed, moved))
+
+    def _listing(
+        self,
+        facts: SetFacts,
+        samples: Mapping[str, Sequence[dict[str, Any]]],
+        size: int,
+        taken: dict[str, set[int]],
+        name: str,
+    ) -> list[str]:
+        """Parquet files for the runner, a shard a row; its number is taken then."""
+        files: list[str] = []
+        pending: list[dict[str, Any]] = []
+
+        def flush() -> None:
+            files.append(str(self._scratch / f"{name}-{len(files):06d}.parquet"))
+            pq.write_table(pa.Table.from_pylist(pending, LISTING), files[-1])
+            pending.clear()
+
+        for bucket in sorted(samples):
+            for number, some in shards(samples[bucket], size, set(taken[bucket])):
+                taken[bucket].add(number)
+                key = shard_key(facts.fingerprint, bucket, number, (sample["key"] for sample in some))
+                label = f"{bucket}, shard {number}"
+                row = {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(some))}
+                pending.append(row)
+                if len(pending) >= SHARDS_PER_FILE:
+                    flush()
+        if pending:
+            flush()
+        return files
+
+    def _follow(self, title: str, total: int, start: Callable[[Callable[[int, list[str]], None]], Any]) -> None:
+        counts: Counter[str] = Counter()
+        done = 0
+        with Progress(title, total, "samples", 0, self._console) as view:
+
+            def moved(now: int, labels: list[str]) -> None:
+                view.update(min(now, total), 0, 0, counts, labels)
+
+            with contextlib.closing(start(moved)) as receipts:
+                for receipt in receipts:
+                    done += receipt.get("frames", 0)
+                    counts.update({name: receipt.get(name, 0) for name in ("ok", "failed")})
+                    self._run.metric(stage=title.lower(), **receipt)
+                    view.update(done, 0, 0, counts, [])
+
+    def _index(self) -> None:
+        """Indexes of all buckets, made anew of what is committed."""
+        known = sets(self._storage)
+        found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows(self._storage):
+            if row["name"] is not None:
+                found[row["bucket"]][row["set"]].append(entry_of(row))
+        for bucket in set(buckets(self._storage)) - found.keys():  # nothing is left of it
+            self._storage.remove(place(bucket))
+        for bucket, by_set in found.items():
+            indexed = {
+                fingerprint: LatentSet(
+                    known[fingerprint].encoder,
+                    self._empty(fingerprint),
+                    tuple(sorted(entries, key=lambda entry: entry.name)),
+                )
+                for fingerprint, entries in by_set.items()
+            }
+            write_index(self._storage, BucketIndex(bucket, indexed))
+
+    def _empty(self, fingerprint: str) -> EmptyText | None:
+        name = f"{FOLDER}/{empty_name(fingerprint)}"
+        if not self._storage.exists(name):
+            return None
+        data = self._storage.read_bytes(name)
+        return EmptyText(empty_name(fingerprint), len(data), hashlib.sha256(data).hexdigest())
+
+    def _publish(self, facts: SetFacts, made: Plan) -> Done:
+        """The table of samples, and the account: every planned sample has its row."""
+        reasons: Counter[str] = Counter(reason.partition(":")[0] for _, reason in made.skipped)
+        counts: Counter[str] = Counter()
+        seen: set[str] = set()
+        failed = 0
+        with Publication(self._storage, {TABLE: SAMPLES}) as tables:
+            for row in _latest(self._storage):
+                if row["set"] == facts.fingerprint:
+                    seen.add(row["key"])
+                    counts[row["bucket"]] += row["status"] == "ok"
+                    if row["status"] == "failed":
+                        failed += 1
+                        reasons[(row["reason"] or "").partition(":")[0]] += 1
+                tables.add(TABLE, pa.Table.from_pylist([row], SAMPLES))
+            skipped = [
+                {"clip_id": clip_id, "set": facts.fingerprint, "status": "skipped", "reason": reason}
+                for clip_id, reason in made.skipped
+            ]
+            tables.add(TABLE, pa.Table.from_pylist(skipped, SAMPLES))
+        planned = {sample["key"] for samples in made.samples.values() for sample in samples}
+        if left := planned - seen:
+            raise RushesError(f"{len(left)} samples have no row, the first: {min(left)}; run the same command again")
+        return Done(facts.fingerprint, dict(counts), len(made.skipped), failed, dict(reasons))
+
+
+def _pass(
+    running: Engine,
+    files: Sequence[str],
+    workers: Encoders,
+    crashed: Callable[[dict[str, Any], str], dict[str, Any]],
+    moved: Callable[[int, list[str]], None],
+) -> Iterator[dict[str, Any]]:
+    return run_rows(
+        running, files, workers, key="key", is_committed=lambda key: False, crashed=crashed, on_progress=moved
+    )
+
+
+def _standing(storage: Storage, fingerprint: str, again: bool) -> dict[str, set[str]]:
+    """By bucket: keys of samples that are there, or failed for good (with `again` only those that are there)."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows(storage, fingerprint):
+        failed = {one["key"] for one in row["failed"] or [] if again or one["retry"]}
+        found[row["bucket"]] |= set(row["planned"]) - failed
+        found[row["bucket"]] |= set(row["keys"] or [])
+    return found
+
+
+def _latest(storage: Storage) -> Iterator[dict[str, Any]]:
+    """A row of the samples table for each sample of each set: the file that holds it, or why none does."""
+    made: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows(storage):
+        for failure in row["failed"] or []:
+            name = row["set"], row["bucket"], failure["key"]
+            made.setdefault(name, _sample(row, failure["key"], failure["clip_id"], failure["reason"]))
+        for key in row["keys"] or []:
+            made[row["set"], row["bucket"], key] = _sample(row, key, key.rpartition("-w")[0], None)
+    for name in sorted(made):
+        yield made[name]
+
+
+def _sample(row: Mapping[str, Any], key: str, clip_id: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "key": key,
+        "clip_id": clip_id,
+        "set": row["set"],
+        "bucket": row["bucket"],
+        "status": "ok" if reason is None else "failed",
+        "reason": reason,
+        "shard": None if reason is not None else f"{FOLDER}/{row['bucket']}/{row['name']}",
+    }

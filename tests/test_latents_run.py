@@ -1,0 +1,270 @@
+"""`rushes latents` over a captioned dataset: what is in the shards, resume, byte equality, sets beside each other."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny_vlm
+import yaml
+from helpers_captions import House as Captions
+from helpers_captions import colour_dataset
+from helpers_captions import config as caption_config
+from helpers_curate import rushes, table
+from rich.console import Console
+
+from captioning.todo import clip_rows
+from curation.read import read_clip
+from latents import commands
+from latents import run as running
+from latents.config import LatentsConfig
+from latents.dataset import LatentDataset
+from latents.vae import VideoEncoder
+from orchestration.config import load_config
+from orchestration.errors import RushesError
+from orchestration.storage import Storage
+
+COUNT, FRAMES = 60, 9
+BUCKET = "9x48x48"
+
+
+class Killed(BaseException):
+    pass
+
+
+class House:
+    """Runs `rushes latents` in this process: all but Ray is the real thing."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self._left = -1
+        self.changes = 0
+        self._patch = patch
+        patch.setattr(running, "LazyEngine", _NoEngine)
+        patch.setattr(running, "run_rows", _run_rows)
+        move = Storage.move
+
+        def counted(storage: Storage, source: str, target: str) -> None:
+            self.changes += 1
+            if self._left == 0:
+                raise Killed
+            self._left -= 1
+            move(storage, source, target)
+
+        patch.setattr(Storage, "move", counted)
+
+    def latents(self, path: object, *arguments: object, code: int = 0) -> str:
+        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        self._patch.setattr(commands, "OUT", console)
+        if not code:
+            commands.latents([str(path), *map(str, arguments)], limit=None)
+            return console.export_text()
+        with pytest.raises(RushesError) as caught:
+            commands.latents([str(path), *map(str, arguments)], limit=None)
+        assert caught.value.exit_code == code
+        return str(caught.value)
+
+    @contextlib.contextmanager
+    def killed_before(self, change: int) -> Iterator[None]:
+        self._left = change
+        try:
+            yield
+        except Killed:
+            pass
+        finally:
+            self._left = -1
+
+
+class _NoEngine(contextlib.nullcontext):
+    engine = SimpleNamespace(workers=2)
+
+    def __init__(self, *_: Any):
+        super().__init__(self)
+
+
+def _run_rows(engine: Any, files: list[str], workers: Any, **_: Any) -> Iterator[dict[str, Any]]:
+    work = workers()
+    with contextlib.closing(work):
+        for name in files:
+            for row in pq.read_table(name).to_pylist():
+                yield work(row, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captioned")
+    dataset, _ = colour_dataset(folder, COUNT, frames=FRAMES)
+    with pytest.MonkeyPatch.context() as patch:
+        captions = {"kind": "attributes", "categories": False}
+        Captions(patch).caption(caption_config(folder, dataset, captions=captions, recipe={}))
+    return dataset
+
+
+@pytest.fixture
+def dataset(captioned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(captioned, tmp_path / "dataset"))
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    return House(monkeypatch)
+
+
+def config(folder: Path, dataset: Path, **sections: Any) -> Path:
+    settings = {
+        "dataset": str(dataset),
+        "buckets": {"table": [[9, 48, 48]]},
+        "vae": {"model": "small"},
+        "text": {"model": None},
+        "shard_samples": 16,
+        "report": {"enabled": False},
+        **sections,
+    }
+    path = folder / f"latents{len(list(folder.glob('latents*.yaml')))}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def files(dataset: Path) -> dict[str, str]:
+    """SHA-256 of all that a reader sees."""
+    folder = dataset / "latents"
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_every_clip_is_a_sample_with_its_own_latents_and_caption(house, dataset, tmp_path):
+    path = config(tmp_path, dataset)
+    text = house.latents(path)
+    assert f"{COUNT} to encode" in text
+    samples = LatentDataset(dataset)
+    assert len(samples) == COUNT
+    captions = {row["clip_id"]: row["dense"] for row in table(dataset, "captions")}
+    rows = {row["clip_id"]: row for row in clip_rows(Storage(dataset), set(captions))}
+    encoder = VideoEncoder(load_config(LatentsConfig, path).vae)
+    encoder.setup()
+    for number in range(0, COUNT, 7):
+        sample = samples[number]
+        facts = sample.facts
+        assert facts["caption"] == captions[facts["clip_id"]]
+        assert facts["bucket"] == [9, 48, 48]
+        assert len(facts["frames"]) == 9
+        pictures = read_clip(rows[facts["clip_id"]], facts["frames"], (48, 48), root=str(dataset))
+        assert np.array_equal(encoder.encode(pictures)["mean"].numpy(), sample.mean.numpy())
+        assert sample.logvar is not None
+        assert sample.mean.shape == (16, 3, 6, 6)
+    assert "every shard is as its index says" in house.latents("verify", dataset)
+    assert json.loads(rushes("status", dataset, "--json"))["latents"] == COUNT
+    assert "0 to encode" in house.latents(path)
+
+
+@pytest.mark.parametrize("points", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_shards_are_equal_to_the_byte_after_a_kill_at_any_point(house, captioned, tmp_path, points):
+    whole = Path(shutil.copytree(captioned, tmp_path / "whole"))
+    house.latents(config(tmp_path, whole))
+    expected, changes = files(whole), house.changes
+    assert sum(name.endswith(".tar") for name in expected) == 4
+    draw = random.Random(points)
+    for number, point in enumerate(sorted(draw.choices(range(changes), k=points))):
+        killed = Path(shutil.copytree(captioned, tmp_path / f"killed{number}"))
+        path = config(tmp_path, killed)
+        with house.killed_before(point):
+            house.latents(path)
+        house.latents(path)
+        assert files(killed) == expected, f"killed before change {point} of {changes}"
+        shutil.rmtree(killed)
+
+
+@pytest.mark.slow
+def test_one_worker_or_four_write_the_same_bytes(captioned, tmp_path):
+    found = []
+    for workers in (1, 4):
+        dataset = Path(shutil.copytree(captioned, tmp_path / f"by{workers}"))
+        rushes("latents", config(tmp_path, dataset), f"ray.workers={workers}")
+        found.append(files(dataset))
+    assert found[0] == found[1]
+
+
+def test_other_settings_make_another_set_beside_the_old_one(house, dataset, tmp_path):
+    house.latents(config(tmp_path, dataset))
+    before = files(dataset)
+    text = house.latents(config(tmp_path, dataset, vae={"model": "small", "moments": "mean"}))
+    assert "a new set is made beside" in text
+    after = files(dataset)
+    assert {name: after[name] for name in before if name.endswith(".tar")} == {
+        name: digest for name, digest in before.items() if name.endswith(".tar")
+    }
+    sets = {path.name for path in (dataset / "encoded" / "sets").iterdir()}
+    assert len(sets) == 2
+    for name in sets:
+        samples = LatentDataset(dataset, set=name.removesuffix(".json"))
+        assert len(samples) == COUNT
+    assert "every shard is as its index says" in house.latents("verify", dataset)
+
+
+def test_what_gives_no_sample_is_a_row_with_its_reason(house, dataset, tmp_path):
+    media = sorted((dataset / "media").rglob("*.mp4"))
+    media[2].write_bytes(media[2].read_bytes()[:200])
+    text = house.latents(config(tmp_path, dataset, buckets={"table": [[9, 48, 48], [17, 48, 48]]}))
+    assert "1 failed" in text
+    rows = table(dataset, "samples")
+    assert len(rows) == COUNT
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert [row["clip_id"] for row in failed] == [media[2].stem]
+    assert failed[0]["reason"]
+    short = house.latents(config(tmp_path, dataset, buckets={"table": [[17, 48, 48]]}))
+    assert "0 samples" in short
+    skipped = [row for row in table(dataset, "samples") if row["status"] == "skipped"]
+    assert len(skipped) == COUNT
+    assert all(row["reason"].startswith("too short") for row in skipped)
+
+
+def test_a_flipped_bit_is_named_and_a_sample_is_shown(house, dataset, tmp_path):
+    path = config(tmp_path, dataset)
+    house.latents(path)
+    key = LatentDataset(dataset).key(3)
+    shown = house.latents("decode", path, key)
+    assert "PSNR" in shown
+    assert (dataset / "latents" / "decoded" / f"{key}.mp4").stat().st_size > 500
+    shard = sorted((dataset / "latents" / BUCKET).glob("*.tar"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    with pytest.raises(commands.typer.Exit):
+        house.latents("verify", dataset)
+    assert shard.name in commands.OUT.export_text()
+
+
+def test_a_takedown_takes_latents_along(house, dataset, tmp_path):
+    path = config(tmp_path, dataset)
+    house.latents(path)
+    victim = LatentDataset(dataset)[0].facts["video_id"]
+    doomed = {row["clip_id"] for row in table(dataset, "clips") if row["video_id"] == victim}
+    assert 0 < len(doomed) <= COUNT
+    rushes("forget", dataset, victim, "--yes")
+    left = b"".join(file.read_bytes() for file in (dataset / "latents").rglob("*.*"))
+    assert victim[:16].encode() not in left
+    if len(doomed) < COUNT:
+        house.latents(path)
+        assert len(LatentDataset(dataset)) == COUNT - len(doomed)
+        assert "every shard is as its index says" in house.latents("verify", dataset)
+
+
+def test_new_clips_go_into_new_shards(house, dataset, tmp_path):
+    path = config(tmp_path, dataset)
+    house.latents(path, "limit=7")
+    before = files(dataset)
+    house.latents(path)
+    after = files(dataset)
+    old = {name: digest for name, digest in before.items() if name.endswith(".tar")}
+    assert old.items() <= after.items()
+    assert len(LatentDataset(dataset)) == COUNT
+    assert LatentDataset(dataset)[0].facts["fps"] == tiny_vlm.FPS
