@@ -31,9 +31,9 @@ class TextConfig(EncoderConfig):
 
     # A hub name or folder of a CogVideoX pipeline (text_encoder/ and tokenizer/), or of a T5 encoder with its
     # tokenizer; `minilm`: all-MiniLM-L6-v2 out of a published package; null: text is left to the trainer.
-    model: str | None = Field(minilm.KEYWORD, min_length=1)
+    model: str | None = Field(default=minilm.KEYWORD, min_length=1)
     revision: str | None = None  # of a hub name
-    max_tokens: int = Field(226, ge=2, le=512)  # longer texts are cut
+    max_tokens: int = Field(default=226, ge=2, le=512)  # longer texts are cut
 
 
 class TextEncoder:

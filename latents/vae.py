@@ -31,10 +31,10 @@ SEED = 0  # of its weights
 class TilingConfig(Config):
     """Pictures larger than a tile are encoded in tiles, whose overlaps are blended. Defaults: diffusers' at 480x720."""
 
-    height: int = Field(240, ge=8, multiple_of=8)  # px
-    width: int = Field(360, ge=8, multiple_of=8)
-    overlap_height: float = Field(1 / 6, ge=0, le=0.5)  # of a tile
-    overlap_width: float = Field(1 / 5, ge=0, le=0.5)
+    height: int = Field(default=240, ge=8, multiple_of=8)  # px
+    width: int = Field(default=360, ge=8, multiple_of=8)
+    overlap_height: float = Field(default=1 / 6, ge=0, le=0.5)  # of a tile
+    overlap_width: float = Field(default=1 / 5, ge=0, le=0.5)
 
 
 class VaeConfig(EncoderConfig):
@@ -42,12 +42,12 @@ class VaeConfig(EncoderConfig):
 
     # A hub name or folder of a CogVideoX pipeline, or of its VAE alone (diffusers' AutoencoderKLCogVideoX). `small` has
     # random weights: it shows that everything runs, and its latents are of no other use.
-    model: str = Field(UNTRAINED, min_length=1)
+    model: str = Field(default=UNTRAINED, min_length=1)
     revision: str | None = None  # of a hub name
-    chunk_frames: int | None = Field(8, ge=8, multiple_of=8)  # frames seen at once; null: all
+    chunk_frames: int | None = Field(default=8, ge=8, multiple_of=8)  # frames seen at once; null: all
     tiling: TilingConfig | None = None  # null: pictures are seen whole
     moments: Literal["both", "mean"] = "both"  # both: training draws from the posterior; mean: half the bytes
-    batch: int = Field(1, ge=1)  # samples at once, of encode_many; other batches, other last bits
+    batch: int = Field(default=1, ge=1)  # samples at once, of encode_many; other batches, other last bits
 
 
 class VideoEncoder:
