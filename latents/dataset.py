@@ -6,8 +6,8 @@ error that names shard and sample, never a sample less.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 THREADS = 8  # that read from a store at once
-PORTION = 4 * 2**20  # bytes that a thread reads ahead before it hands over, or one sample
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,13 @@ class LatentDataset:
 
     def __getitem__(self, number: int) -> LatentSample:
         """Raises ShardError where its bytes are damaged or missing, IndexError past the end."""
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"sample {number} of {len(self)}")
-        number = int(number) % len(self)
-        with self._blamed(number):
-            return self._parsed(number, self._ranges.read(number))
+        number = self._checked(number)
+        key, ranges = self.key(number), self._ranges
+        try:
+            tensors, facts = parse_sample(ranges.read(number), key, *ranges.contents(number))
+            return _sample(key, self._bucket_of[ranges.file_of[number]], tensors, facts, self.text)
+        except ValueError as error:
+            raise ShardError(ranges.file(number), key, str(error)) from None
 
     def __getitems__(self, numbers: Sequence[int]) -> list[LatentSample]:
         """A batch, as DataLoader asks for it: from a store all at once, not one after the other."""
@@ -107,21 +108,31 @@ class LatentDataset:
             return list(pool.map(self.__getitem__, numbers))
 
     def stream(self, order: Iterable[int], ahead: int = 32, threads: int | None = None) -> Iterator[LatentSample]:
-        """The samples in that order, read ahead by threads (default: 2 from local shards, 8 from a store).
+        """The samples in that order, with at most `ahead` of the next ones on their way.
 
-        At most `ahead` samples are in memory besides those given out. An error comes in its place in the order.
-        Neighbours in a local shard that follow each other in the order are read at once, and share memory.
+        From a store, 8 `threads` fetch, verify and parse them ahead. From local shards the kernel reads ahead, and
+        samples are parsed when they are taken; with `threads`, by those: worth it where a core is idle. An error comes
+        in its place in the order.
         """
-        threads = threads or (2 if self._ranges.local else THREADS)
+        threads = (0 if self._ranges.local else THREADS) if threads is None else threads
+        numbers = map(self._checked, order)
+        if not threads:
+            taken: list[int] = []
+            while following := list(itertools.islice(numbers, max(1, ahead // 2))):
+                self._ranges.announce(following)
+                yield from map(self.__getitem__, taken)
+                taken = following
+            yield from map(self.__getitem__, taken)
+            return
         with ThreadPoolExecutor(threads) as pool:
-            waiting: deque[Future[list[LatentSample | ShardError]]] = deque()
+            waiting: deque[Future[LatentSample]] = deque()
             try:
-                for numbers in self._portions(order, max(1, ahead // (2 * threads))):
-                    waiting.append(pool.submit(self._portion, numbers))
-                    if len(waiting) >= 2 * threads:
-                        yield from _raised(waiting.popleft().result())
+                for number in numbers:
+                    waiting.append(pool.submit(self.__getitem__, number))
+                    if len(waiting) >= ahead:
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield from _raised(waiting.popleft().result())
+                    yield waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
@@ -154,57 +165,11 @@ class LatentDataset:
         """
         return read_empty(self._ranges.storage, next(iter(self._sets.values())))
 
-    def _portions(self, order: Iterable[int], most: int) -> Iterator[list[int]]:
-        """The order in pieces of at most `most` samples and, if more than one, PORTION bytes."""
-        numbers, total = [], 0
-        for number in order:
-            if not -len(self) <= number < len(self):
-                raise IndexError(f"sample {number} of {len(self)}")
-            number, size = int(number) % len(self), self._ranges.size(number)
-            if numbers and (len(numbers) == most or total + size > PORTION):
-                yield numbers
-                numbers, total = [], 0
-            numbers.append(number)
-            total += size
-        if numbers:
-            yield numbers
-
-    def _portion(self, numbers: list[int]) -> list[LatentSample | ShardError]:
-        """The samples up to the first that is damaged, which is an error instead."""
-        found: list[LatentSample | ShardError] = []
-        ranges = self._ranges
-        while len(found) < len(numbers):
-            first = numbers[len(found)]
-            run = [first]  # neighbours in the shard
-            for number in numbers[len(found) + 1 :] if ranges.local else ():
-                if number != run[-1] + 1 or ranges.file_of[number] != ranges.file_of[first]:
-                    break
-                run.append(number)
-            try:
-                with self._blamed(first):
-                    parts = ranges.neighbours(run) if len(run) > 1 else [ranges.read(first)]
-                for number, data in zip(run, parts, strict=True):
-                    with self._blamed(number):
-                        if len(run) > 1:
-                            ranges.check(number, data)
-                        found.append(self._parsed(number, data))
-            except ShardError as error:
-                return [*found, error]
-        return found
-
-    def _parsed(self, number: int, data: bytearray | memoryview) -> LatentSample:
-        """Raises ValueError."""
-        key = self.key(number)
-        tensors, facts = parse_sample(data, key, *self._ranges.contents(number))
-        return _sample(key, self._bucket_of[self._ranges.file_of[number]], tensors, facts, self.text)
-
-    @contextlib.contextmanager
-    def _blamed(self, number: int) -> Iterator[None]:
-        """What is wrong in the block is so with that sample."""
-        try:
-            yield
-        except ValueError as error:
-            raise ShardError(self._ranges.file(number), self.key(number), str(error)) from None
+    def _checked(self, number: int) -> int:
+        """Counted from the beginning. Raises IndexError."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        return int(number) % len(self)
 
 
 def read_empty(storage: Storage, of: LatentSet) -> tuple[torch.Tensor, int] | None:
@@ -260,13 +225,6 @@ def _sample(
         raise ValueError(f"{key}.safetensors has no mean")
     texts, tokens = _texts(tensors) if text else ((), ())
     return LatentSample(key, bucket, facts, tensors["mean"], tensors.get("logvar"), texts, tokens)
-
-
-def _raised(samples: list[LatentSample | ShardError]) -> Iterator[LatentSample]:
-    for sample in samples:
-        if isinstance(sample, ShardError):
-            raise sample
-        yield sample
 
 
 def _texts(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import mmap
@@ -15,6 +16,8 @@ import xxhash
 from latents.cache import RangeCache
 from latents.shard import BLOCK, ShardEntry, span
 from orchestration.storage import Storage
+
+ANNOUNCED = 2**20  # bytes a call: Linux reads no more ahead at a time than the device takes at once
 
 
 class VerifiedRanges:
@@ -56,10 +59,10 @@ class VerifiedRanges:
     def size(self, number: int) -> int:
         return span(*self.contents(number))
 
-    def read(self, number: int) -> bytearray:
+    def read(self, number: int) -> bytearray | memoryview:
         """Raises ValueError where the bytes are missing or not those that the index names."""
         if self.local:
-            data = self._read_local(number, self.size(number))
+            data = self._read_local(number)
             self.check(number, data)
             return data
         size, digest = self.size(number), self._digests[number].tobytes().hex()
@@ -72,13 +75,6 @@ class VerifiedRanges:
         if self._cache is not None:
             self._cache.put(digest, data)
         return data
-
-    def neighbours(self, run: Sequence[int]) -> list[memoryview]:
-        """Ranges that lie side by side in a local shard, by one read and not verified. Raises ValueError."""
-        sizes = [self.size(number) for number in run]
-        view = memoryview(self._read_local(run[0], sum(sizes)))
-        ends = itertools.accumulate(sizes)
-        return [view[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     def check(self, number: int, data: bytearray | memoryview) -> None:
         """Raises ValueError."""
@@ -94,9 +90,22 @@ class VerifiedRanges:
             self._marks[number] = mark
         return good
 
-    def _read_local(self, first: int, size: int) -> bytearray:
-        """`size` bytes from where the sample `first` begins."""
-        file, expected = self._files[self.file_of[first]]
+    def announce(self, numbers: Sequence[int]) -> None:
+        """Have the kernel read these samples of local shards from disk, while others are worked on."""
+        numbers = numbers if self.local else ()
+        for file, some in itertools.groupby(numbers, key=lambda number: self._files[self.file_of[number]][0]):
+            with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+                descriptor = os.open(f"{self._root}/{file}", os.O_RDONLY)
+                try:
+                    for number in some:
+                        start, end = int(self._starts[number]), int(self._starts[number]) + self.size(number)
+                        for at in range(start, end, ANNOUNCED):
+                            os.posix_fadvise(descriptor, at, min(ANNOUNCED, end - at), os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(descriptor)
+
+    def _read_local(self, number: int) -> memoryview:
+        file, expected = self._files[self.file_of[number]]
         try:
             descriptor = os.open(f"{self._root}/{file}", os.O_RDONLY)
         except FileNotFoundError:
@@ -105,14 +114,14 @@ class VerifiedRanges:
             there = os.fstat(descriptor).st_size
             if there != expected:
                 raise ValueError(f"the shard is cut or another: it has {there} bytes, the index says {expected}")
-            data = bytearray(size)
-            read = os.preadv(descriptor, [data], int(self._starts[first]))
+            data = np.empty(self.size(number), np.uint8).data  # a bytearray would be zeroed first
+            read = os.preadv(descriptor, [data], int(self._starts[number]))
         except OSError as error:
             raise ValueError(f"the shard cannot be read: {error}") from None
         finally:
             os.close(descriptor)
-        if read != size:
-            raise ValueError(f"only {read} of {size} bytes could be read")
+        if read != len(data):
+            raise ValueError(f"only {read} of {len(data)} bytes could be read")
         return data
 
     def _fetch(self, number: int, size: int) -> bytearray:

@@ -7,8 +7,10 @@ range read gets both. What is read is never run: tensors and JSON, bounded in si
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -178,39 +180,47 @@ def parse_tensors(data: memoryview | bytearray) -> dict[str, torch.Tensor]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER, len(data) - 8):
         raise ValueError("not a safetensors file: the length of its header is not sane")
+    layout = _layout(bytes(data[8 : 8 + length]), len(data))
+    return {
+        name: torch.frombuffer(data, dtype=dtype, count=count, offset=at).view(shape)
+        for name, dtype, count, at, shape in layout
+    }
+
+
+@functools.lru_cache(maxsize=256)  # the samples of a bucket share theirs
+def _layout(described: bytes, total: int) -> list[tuple[str, torch.dtype, int, int, list[int]]]:
+    """Name, type, count, offset and shape of each tensor of a file of `total` bytes with that header."""
+    import torch
+
     try:
-        described = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_unique, parse_constant=_no_constant)
+        entries = json.loads(described, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the header of the tensors is not JSON: {error}") from None
-    if not isinstance(described, dict):
+    if not isinstance(entries, dict):
         raise ValueError("the header of the tensors is no object")
-    described.pop("__metadata__", None)
-    start, tensors, spans = 8 + length, {}, []
-    for name, entry in described.items():
+    entries.pop("__metadata__", None)
+    start, layout, spans = 8 + len(described), [], []
+    for name, entry in entries.items():
         try:
             shape, (begin, end) = entry["shape"], entry["data_offsets"]
             dtype = getattr(torch, DTYPES[entry["dtype"]])
             if not TENSOR.fullmatch(name) or len(entry) != 3 or len(shape) > 8 or not _sizes([*shape, begin + 1, end]):
                 raise ValueError
-            count = 1
-            for size in shape:
-                count *= size
-            if (start + begin) % dtype.itemsize or count * dtype.itemsize != end - begin or start + end > len(data):
+            count = math.prod(shape)
+            if (start + begin) % dtype.itemsize or count * dtype.itemsize != end - begin or start + end > total:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"tensor {name[:64]!r} is described as {str(entry)[:200]}, which no reader takes"
-            ) from None
-        tensors[name] = torch.frombuffer(data, dtype=dtype, count=count, offset=start + begin).view(shape)
+            raise ValueError(f"tensor {name[:64]!r} is described as {str(entry)[:200]}: not acceptable") from None
+        layout.append((name, dtype, count, start + begin, shape))
         spans.append((begin, end))
     at = 0
     for begin, end in sorted(spans):
         if begin != at:
             raise ValueError("the tensors overlap or leave gaps")
         at = end
-    if start + at != len(data):
+    if start + at != total:
         raise ValueError("the tensors do not fill their file")
-    return tensors
+    return layout
 
 
 def _sizes(values: list[Any]) -> bool:
