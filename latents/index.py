@@ -185,10 +185,11 @@ def _parse_shards(shards: list[Any]) -> list[ShardEntry]:
             raise ValueError(f"{member}.{field} is no list of one number a sample")
         columns.append(column.astype(np.int64))
     digests = list(chain.from_iterable(shard["digests"] for shard in shards))
-    sizes = [len(shard["digests"]) for shard in shards]
-    if sizes != counts.tolist() or not all(map(SHA256.fullmatch, digests)):
+    sizes, hexadecimal = [len(shard["digests"]) for shard in shards], "".join(digests)
+    whole = set(map(len, digests)) <= {64} and re.fullmatch(r"[0-9a-f]*", hexadecimal)
+    if sizes != counts.tolist() or not whole:
         raise ValueError("digests is no list of one SHA-256 a sample")
-    hashes = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
+    hashes = np.frombuffer(bytes.fromhex(hexadecimal), np.uint8).reshape(-1, 32)
     tensors_at, tensors_bytes, facts_at, facts_bytes = columns
     for column, most in ((tensors_bytes, MAX_TENSORS), (facts_bytes, MAX_FACTS)):
         if len(column) and not 0 < column.min() <= column.max() <= most:

@@ -30,7 +30,7 @@ TENSOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,63}")
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)  # what closes a tar
 MAX_FACTS = 2**20  # bytes of KEY.json
-MAX_HEADER = 2**20  # bytes of the JSON at the head of KEY.safetensors
+MAX_HEADER = 2**16  # bytes of the JSON at the head of KEY.safetensors
 MAX_TENSORS = 8**11 - 1  # bytes of KEY.safetensors: what ustar can say
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
 REMEDY = (
@@ -140,7 +140,10 @@ def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
         raise ValueError("a sample without tensors")
     # Copies: two halves of one tensor share memory, which the library refuses.
     copies = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    return save(copies, metadata={"format": "pt"})  # one entry: the order of several is not fixed
+    packed = save(copies, metadata={"format": "pt"})  # one entry: the order of several is not fixed
+    if int.from_bytes(packed[:8], "little") > MAX_HEADER:
+        raise ValueError(f"{len(copies)} tensors are more than a shard's sample takes")
+    return packed
 
 
 def parse_sample(
@@ -149,9 +152,10 @@ def parse_sample(
     """Tensors (over the memory of `data`, which holds a sample's whole range) and facts. Raises ValueError."""
     facts_at = 2 * BLOCK + padded(tensors_bytes)
     for suffix, at in (("safetensors", 0), ("json", facts_at - BLOCK)):
-        name = bytes(data[at : at + 100]).rstrip(b"\0").decode("ascii", "backslashreplace")
-        if name != f"{key}.{suffix}":
-            raise ValueError(f"the index and the shard differ: {name!r} is where {key}.{suffix} should be")
+        name = f"{key}.{suffix}"
+        if data[at : at + len(name) + 1] != name.encode() + b"\0":
+            found = bytes(data[at : at + 100]).rstrip(b"\0").decode("ascii", "backslashreplace")
+            raise ValueError(f"the index and the shard differ: {found!r} is where {name} should be")
     tensors = parse_tensors(memoryview(data)[BLOCK : BLOCK + tensors_bytes])
     return tensors, parse_facts(bytes(data[facts_at : facts_at + facts_bytes]), key)
 
@@ -161,7 +165,7 @@ def parse_facts(data: bytes, key: str) -> dict[str, Any]:
     if len(data) > MAX_FACTS:
         raise ValueError(f"{key}.json has {len(data)} bytes, more than {MAX_FACTS}")
     try:
-        facts = json.loads(data, parse_constant=_no_constant)
+        facts = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{key}.json is not JSON: {error}") from None
     if not isinstance(facts, dict) or facts.get("key") != key:
@@ -193,7 +197,7 @@ def _layout(described: bytes, total: int) -> list[tuple[str, torch.dtype, int, i
     import torch
 
     try:
-        entries = json.loads(described, object_pairs_hook=_unique, parse_constant=_no_constant)
+        entries = json.loads(described, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the header of the tensors is not JSON: {error}") from None
     if not isinstance(entries, dict):
@@ -237,3 +241,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)

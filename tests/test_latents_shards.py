@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def read_all(data: bytes, entry: ShardEntry):
         yield key, *parse_sample(part, key, int(entry.tensors_bytes[number]), int(entry.facts_bytes[number]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(contents(), min_size=1, max_size=4))
 def test_what_is_written_is_read_and_equal_samples_are_equal_bytes(samples):
     given_ = [(f"k-{n}", tensors, {**facts, "key": f"k-{n}"}) for n, (tensors, facts) in enumerate(samples)]
@@ -273,10 +274,8 @@ def test_index_is_read_as_it_was_written_and_is_plain_json(tmp_path):
     assert hashlib.sha256(shard_path(tmp_path, 1).read_bytes()).hexdigest() == shard["sha256"]
 
 
-def test_index_of_a_thousand_shards_is_read_in_half_a_second():
-    """The fastest of five: other work shares the machine."""
-    import time
-
+def test_index_of_a_thousand_shards_is_read_about_as_fast_as_its_json():
+    """0.2 s for 100,000 samples on an idle machine, a quarter of it for the JSON; a busy one slows both down."""
     fixed = np.random.default_rng(0)
     entries = []
     for number in range(1000):
@@ -288,12 +287,17 @@ def test_index_of_a_thousand_shards_is_read_in_half_a_second():
         size = int(ends[-1]) + len(END)
         entries.append(ShardEntry(shard_name(SET, number), size, "0" * 64, tuple(keys(number, 100)), *offsets, digests))
     data = index_bytes(BucketIndex(BUCKET, {SET: LatentSet({}, None, tuple(entries))}))
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assert len(parse_index(data, BUCKET, "index.json").sets[SET].shards) == 1000
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5
+
+    def seconds(read) -> float:
+        began = time.process_time()
+        read()
+        return time.process_time() - began
+
+    rounds = [
+        (seconds(lambda: parse_index(data, BUCKET, "index.json")), seconds(lambda: json.loads(data))) for _ in range(5)
+    ]
+    ours, plain = (min(column) for column in zip(*rounds, strict=True))
+    assert ours < 10 * plain
 
 
 def resealed(text: bytes) -> bytes:
