@@ -27,7 +27,10 @@ def latents(arguments: Sequence[str], limit: int | None) -> None:
         from latents.run import encode
 
         overrides = [*rest, *([f"limit={limit}"] if limit is not None else [])]
-        OUT.print(encode(load_config(LatentsConfig, Path(first), overrides), OUT))
+        config = load_config(LatentsConfig, Path(first), overrides)
+        OUT.print(encode(config, OUT))
+        if config.report.enabled:
+            OUT.print(f"report: {Storage(config.dataset).path('report/index.html')}", soft_wrap=True, highlight=False)
 
 
 def _verify(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from orchestration.storage import Storage
 
 LEDGER = "encoded"
 SETS = f"{LEDGER}/sets"
+_FILE = re.compile(r"media/.*?\.\w+ in .*?(?=: |$)")
 FAILURE = pa.struct([("key", pa.string()), ("clip_id", pa.string()), ("reason", pa.string()), ("retry", pa.bool_())])
 SCHEMA = pa.schema(
     [
@@ -96,3 +98,11 @@ def rows(storage: Storage, fingerprint: str | None = None) -> Iterator[dict[str,
         for row in table.to_pylist():
             if fingerprint in (None, row["set"]):
                 yield row
+
+
+def kind_of(reason: str | None) -> str:
+    """What reasons of one kind have in common: no names of clips and files, and no figures of the one clip."""
+    own, _, said = (reason or "").partition(": ")
+    if own.startswith("clip ") and said:  # reading says so of every clip
+        return _FILE.sub("its file", said.partition(";")[0])[:160]
+    return own.partition(":")[0].strip()[:160] or "no reason recorded"

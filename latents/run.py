@@ -32,7 +32,8 @@ from latents.index import (
     write_index,
 )
 from latents.plan import Plan, captions, missing, plan, shard_key, shards
-from latents.records import SetFacts, entry_of, ledger, rows, sets
+from latents.records import SetFacts, entry_of, kind_of, ledger, rows, sets
+from latents.report.write import write_report
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
 from latents.work import Encoders
@@ -93,7 +94,10 @@ def encode(config: LatentsConfig, console: Console) -> Done:
     with writing(storage, config, "latents", config.scratch) as (scratch, run):
         wanted = chosen(storage, config.limit)
         texts = captions(storage, wanted, config)
-        return _Encoding(config, storage, scratch, run, console).go(wanted, texts, {"vae": vae, "text": text})
+        done = _Encoding(config, storage, scratch, run, console).go(wanted, texts, {"vae": vae, "text": text})
+        if config.report.enabled:
+            write_report(storage, config, done.fingerprint, scratch)
+        return done
 
 
 def _text_facts(config: LatentsConfig) -> Mapping[str, Any] | None:
@@ -253,7 +257,7 @@ class _Encoding:
 
     def _publish(self, facts: SetFacts, made: Plan) -> Done:
         """The table of samples, and the account: every planned sample has its row."""
-        reasons: Counter[str] = Counter(reason.partition(":")[0] for _, reason in made.skipped)
+        reasons: Counter[str] = Counter(kind_of(reason) for _, reason in made.skipped)
         counts: Counter[str] = Counter()
         seen: set[str] = set()
         failed = 0
@@ -264,7 +268,7 @@ class _Encoding:
                     counts[row["bucket"]] += row["status"] == "ok"
                     if row["status"] == "failed":
                         failed += 1
-                        reasons[(row["reason"] or "").partition(":")[0]] += 1
+                        reasons[kind_of(row["reason"])] += 1
                 tables.add(TABLE, pa.Table.from_pylist([row], SAMPLES))
             skipped = [
                 {"clip_id": clip_id, "set": facts.fingerprint, "status": "skipped", "reason": reason}
