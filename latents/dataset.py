@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 THREADS = 8  # that read from a store at once
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LatentSample:
     """One window of one clip, encoded. The tensors lie over memory of their own, which may be written to."""
 
@@ -167,9 +167,10 @@ class LatentDataset:
 
     def _checked(self, number: int) -> int:
         """Counted from the beginning. Raises IndexError."""
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"sample {number} of {len(self)}")
-        return int(number) % len(self)
+        count = len(self._keys)
+        if not -count <= number < count:
+            raise IndexError(f"sample {number} of {count}")
+        return int(number) % count
 
 
 def read_empty(storage: Storage, of: LatentSet) -> tuple[torch.Tensor, int] | None:

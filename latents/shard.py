@@ -33,10 +33,7 @@ MAX_FACTS = 2**20  # bytes of KEY.json
 MAX_HEADER = 2**16  # bytes of the JSON at the head of KEY.safetensors
 MAX_TENSORS = 8**11 - 1  # bytes of KEY.safetensors: what ustar can say
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
-REMEDY = (
-    "`rushes latents verify` lists all that is damaged; copy the file again from where it is whole, "
-    "or remove it and let `rushes latents` make it anew"
-)
+REMEDY = "Copy the file again from where it is whole; `rushes latents verify` lists all that is damaged"
 
 
 class ShardError(RushesError):

@@ -26,6 +26,9 @@ class Problem:
     key: str | None  # of the sample, where it is about one
     what: str
 
+    def __str__(self) -> str:
+        return f"{self.file}{f', sample {self.key}' if self.key else ''}: {self.what}"
+
 
 def verify(storage: Storage, only: str | None = None) -> list[Problem]:
     """All problems of the latents of the data set (or of the bucket `only`), by file and sample; none: all is well.

@@ -461,6 +461,9 @@ def test_a_missing_shard_is_refused(tmp_path):
     make(tmp_path)
     shard_path(tmp_path, 2).unlink()
     assert problems(tmp_path) == [(f"{SET}-000002.tar", None, "the shard is missing, with 4 samples")]
+    (problem,) = verify(Storage(tmp_path))
+    assert str(problem) == f"latents/{BUCKET}/{SET}-000002.tar: the shard is missing, with 4 samples"
+    assert str(dataclasses.replace(problem, key="k")).startswith(f"latents/{BUCKET}/{SET}-000002.tar, sample k: ")
     with pytest.raises(ShardError, match=rf"{SET}-000002.tar, sample {keys(2, 1)[0]}: the shard is missing"):
         LatentDataset(tmp_path)[8]
 
