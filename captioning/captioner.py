@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from captioning.checks.match import Matcher
 from captioning.checks.tokens import Counter, counter
 from captioning.config import CaptionConfig
 from captioning.finish import RESAMPLE, checked_by, finish
-from captioning.job import FramePlan, Pictures, Row, Steps
+from captioning.job import FramePlan, Pictures, Role, Row, Steps
+from captioning.prompt import Prompt
+from captioning.recipes import Rewrite
 from captioning.recipes.base import Draft, Recipe, Try
 from captioning.records import Version, clip_row, ledger, said_json
 from orchestration.storage import Storage
@@ -23,16 +25,23 @@ class CaptionJob:
 
     config: CaptionConfig
     recipe: Recipe
+    prompts: Mapping[str, Prompt]
     version: Version
     run: int
     _count: Counter | None = field(default=None, init=False, repr=False)
     _matcher: Matcher | None = field(default=None, init=False, repr=False)
 
+    @property
+    def roles(self) -> Sequence[Role]:
+        return self.recipe.ROLES
+
     def setup(self) -> None:
         self._ledger = ledger(Storage(self.config.dataset))
         self._count = counter(self.config.checks.tokenizer)
-        if self.config.checks.match is not None:
-            self._matcher = Matcher(self.config.checks.match)
+        if (match := self.config.checks.match) is not None:
+            if match.device == "auto" and not self.config.ray.worker_gpus:
+                match = match.model_copy(update={"device": "cpu"})
+            self._matcher = Matcher(match)
             self._matcher.setup()
 
     def plan(self, row: Row) -> FramePlan | None:
@@ -48,9 +57,10 @@ class CaptionJob:
         best: dict[str, Any] | None = None
         before: Draft | None = None
         complaint = ""
-        for number in range(1 + self.config.resample):
+        tries = 1 if isinstance(self.recipe, Rewrite) else 1 + self.config.resample  # a rewrite has tries of its own
+        for number in range(tries):
             sampling = self.config.sampling.nth(number, longer=before is not None and before.finish == "length")
-            this = Try(row, pictures, sampling, complaint, before)
+            this = Try(row, pictures, sampling, self.prompts, complaint, before)
             before = yield from self.recipe.attempt(this)
             answers += before.answers
             complaint = before.complaint
@@ -67,8 +77,8 @@ class CaptionJob:
                 break
         if best is None:
             assert before is not None
-            tries = f" in {1 + self.config.resample} tries" if self.config.resample else ""
-            return self._failed(row, f"no answer that can be read{tries}: {complaint}", False, answers, before.text)
+            often = f" in {tries} tries" if tries > 1 else ""
+            return self._failed(row, f"no answer that can be read{often}: {complaint}", False, answers, before.text)
         return clip_row({**best, **_tally(answers)})
 
     def _finished(self, row: Row, draft: Draft, pictures: Pictures) -> dict[str, Any]:
@@ -87,11 +97,12 @@ class CaptionJob:
             **made,
             "finish": draft.finish,
             "matched": matched,
+            "matched_by": self._matcher.config.name if matched is not None and self._matcher is not None else None,
             "reason": draft.reason or None,
             "retry": False,
             "text": draft.text,
             "said": said_json(draft.said),
-            "checked": checked_by(self.config.checks),
+            "checked": checked_by(self.config.checks, row),
         }
 
     def _failed(

@@ -34,10 +34,16 @@ def caption(arguments: Sequence[str], limit: int | None, compare: bool) -> None:
     elif compare:
         from captioning.comparison import compare as side_by_side
 
-        OUT.print(f"comparison: {side_by_side(config, limit or config.limit or COMPARED, OUT)}", soft_wrap=True)
+        page = side_by_side(config, limit or config.limit or COMPARED, OUT)
+        OUT.print(f"comparison: {page}", soft_wrap=True, highlight=False, markup=False)
     else:
         from captioning.run import caption as run
 
         OUT.print(run(config, OUT))
         if config.report.enabled:
-            OUT.print(f"report: {Storage(config.dataset).path('report/index.html')}", soft_wrap=True, highlight=False)
+            OUT.print(
+                f"report: {Storage(config.dataset).path('report/index.html')}",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )

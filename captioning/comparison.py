@@ -18,7 +18,8 @@ from orchestration.storage import Storage
 def compare(config: CaptionConfig, limit: int, console: Console) -> str:
     """Caption `limit` clips by the configuration and by each of its `compare`; the path of the page that shows them.
 
-    The captions are kept like all others: a later run over the whole data set does not ask for them again.
+    The captions are kept like all others: a later run over the whole data set does not ask for them again. What trains
+    stays as it is.
     """
     if not config.compare:
         raise ConfigError(
@@ -26,7 +27,7 @@ def compare(config: CaptionConfig, limit: int, console: Console) -> str:
             "compare: [{name: detailed, recipe: {prompt: ./detailed.jinja}}, {captions: {kind: local, model: FOLDER}}]"
         )
     ways = [config.model_copy(update={"limit": limit}), *laid_over(config, limit)]
-    made = [caption(one, console).version for one in ways]
+    made = [caption(one, console, trains=False).version for one in ways]
     fingerprints = list(dict.fromkeys(version.fingerprint for version in made))
     if len(fingerprints) < 2:
         raise ConfigError("--compare: all of `compare` asks for the same as the configuration itself")

@@ -114,12 +114,18 @@ class CaptionConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> CaptionConfig:
         kind, recipe = self.captions.kind, self.recipe
-        if kind in UNASKED and not (isinstance(recipe, Single) and recipe == Single()):
+        rewritten = recipe.kind == "rewrite" and self.text is not None  # by `text`; captions is not asked
+        if kind in UNASKED and not rewritten and recipe != Single():
             raise ValueError(f"captions.kind is {kind}, which is asked nothing: leave recipe out")
+        if self.text is not None and ((kind in UNASKED and not rewritten) or "text" not in recipe.ROLES):
+            raise ValueError(
+                f"text is given, but nobody asks it: recipe {recipe.kind} has pictures in all its questions"
+            )
         if kind == "text" and recipe.kind != "rewrite":
             raise ValueError("captions.kind is text, which sees no pictures: it can only rewrite (recipe.kind=rewrite)")
         if kind == "vllm" and self.text is not None:
             raise ValueError("captions.kind is vllm, whose engines answer all questions: leave text out")
-        if getattr(self.captions, "device", None) == "cuda" and not self.ray.worker_gpus:
-            raise ValueError("captions.device is cuda, but workers have no GPU: set ray.worker_gpus")
+        for name, one in (("captions", self.captions), ("text", self.text), ("checks.match", self.checks.match)):
+            if getattr(one, "device", None) == "cuda" and not self.ray.worker_gpus:
+                raise ValueError(f"{name}.device is cuda, but workers have no GPU: set ray.worker_gpus")
         return self

@@ -27,7 +27,7 @@ from orchestration.runs import RunFolder, log
 from orchestration.session import Engine, LazyEngine
 
 CHUNK, ROW = 32, 8  # clips that are committed together, and chunks of a row of the runner
-CHUNK_BYTES = 256 * 2**20  # of frames
+CHUNK_BYTES = 512 * 2**20  # of frames
 SPREAD = 4  # rows a worker, where there are so few clips
 ROWS_PER_FILE = 500  # of a listing
 LISTING = pa.schema([("key", pa.string()), ("uri", pa.string()), ("chunks", pa.string())])
@@ -56,9 +56,9 @@ def execute(
         view.follow("Captioning", total, lambda moved: run_staged(ray.engine, job, config, rows, what, str(scratch)))
         return
     running = ray.engine
-    batch = getattr(config.captions, "batch_size", CHUNK)
-    workers = Workers(job, makers(config), batch, config.prefetch, config.dataset, str(scratch))
-    size = max(1, min(CHUNK, math.ceil(total / running.workers)))
+    batch = getattr(config.captions, "batch_size", max(CHUNK, getattr(config.captions, "concurrency", 0)))
+    workers = Workers(job, makers(config, job.roles), batch, config.prefetch, config.dataset, str(scratch))
+    size = max(1, min(max(CHUNK, batch), math.ceil(total / running.workers)))
     chunks = chunked(rows, lambda row: _bytes(job, row), size, CHUNK_BYTES)
     each = max(1, min(ROW, math.ceil(total / size / (running.workers * SPREAD))))
     files = _listing(chunks, each, what, scratch, "together")
@@ -72,7 +72,8 @@ def execute(
 
     def crashed(row: dict[str, Any], reason: str) -> dict[str, Any]:
         for chunk in json.loads(row["chunks"]):
-            job.commit(chunk["key"], [job.crashed(clip, reason) for clip in chunk["clips"]])
+            if not job.is_committed(chunk["key"]):
+                job.commit(chunk["key"], [job.crashed(clip, reason) for clip in chunk["clips"]])
         return {"key": row["key"], "uri": row["uri"], "status": "crashed", "frames": 1, "failed": 1}
 
     job.setup()  # here as well: what crashed is committed by the driver

@@ -6,8 +6,11 @@ again: the answer is stored as it came, and what is made of it is made anew wher
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+import xxhash
 
 from captioning import derive
 from captioning.checks.check import ChecksConfig, check
@@ -22,9 +25,14 @@ VERSION = "1"  # to be raised whenever cleaning, deriving or checking gives some
 RESAMPLE = frozenset({"empty", "short", "repetition", "compression", "truncated", "salad", "json", "chat", "prompt"})
 
 
-def checked_by(checks: ChecksConfig) -> str:
-    """Names what a row was finished by."""
-    return f"{VERSION}-{checks.fingerprint()}"
+# Of a clip's row what checks look at.
+FACTS = ("text", "camera_motion", "camera_confidence", "camera_pan", "camera_tilt", "camera_zoom")
+
+
+def checked_by(checks: ChecksConfig, row: Mapping[str, Any]) -> str:
+    """Names what a caption of the clip was finished by: settings, and the clip's measurements."""
+    facts = json.dumps([row.get(name) for name in FACTS], default=str)
+    return f"{VERSION}-{checks.fingerprint()}-{xxhash.xxh3_64_hexdigest(facts.encode())}"
 
 
 def finish(

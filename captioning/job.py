@@ -66,6 +66,11 @@ Steps = Generator[Round, Sequence[Answer], dict[str, Any]]
 class Job(Protocol):
     """Picklable and cheap to make; `setup` is called once in the process that works."""
 
+    @property
+    def roles(self) -> Sequence[Role]:
+        """Who is asked."""
+        ...
+
     def setup(self) -> None: ...
 
     def plan(self, row: Row) -> FramePlan | None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from captioning.config import CaptionConfig
 from captioning.execute import execute
-from captioning.labels import LabelsJob, last_run, states, wanted
+from captioning.labels import ROLES, LabelsJob, last_run, states, wanted
 from captioning.make import model_of
 from captioning.todo import clip_rows, require_clips
 from curation.dataset.vlm_labels import vlm_labels
@@ -46,7 +46,7 @@ def label(config: CaptionConfig, console: Console) -> Labelled:
         )
     storage = Storage(config.dataset)
     require_clips(storage)
-    model = model_of(config)
+    model = model_of(config, ROLES)
     with writing(storage, config, "labels", config.scratch) as (scratch, run):
         asked = wanted(storage, config.labels, config.limit)
         ledger = vlm_labels(storage)
@@ -55,7 +55,9 @@ def label(config: CaptionConfig, console: Console) -> Labelled:
         again = ("failed", "passing") if config.retry else ("passing",)
         missing = asked - {clip for clip, state in states(storage, job.measured).items() if state not in again}
         console.print(
-            f"labels of {model}: {len(missing):,} of {len(asked):,} clips are to be looked at", soft_wrap=True
+            f"labels of {model}: {len(missing):,} of {len(asked):,} clips are to be looked at",
+            soft_wrap=True,
+            markup=False,
         )
         rows, what = clip_rows(storage, missing), f"{job.measured} {job.run}"
         with LazyEngine(config.ray, run.ray_log) as ray:

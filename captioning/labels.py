@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from captioning.backend import Answer, Request, Sampling
 from captioning.frames import FramesConfig, plan_frames
-from captioning.job import FramePlan, Pictures, Round, Row, Steps
+from captioning.job import FramePlan, Pictures, Role, Round, Row, Steps
 from captioning.json_answer import read
 from captioning.prompt import Prompt, load
 from captioning.recipes.base import with_complaint
@@ -29,6 +29,9 @@ from orchestration.tables import snapshot
 VERSION = 1  # raised where the same question comes to other labels
 TRIES = 2  # the second is told what was wrong with the first
 WORDS = {"yes": 1.0, "no": 0.0, "unsure": None}
+
+
+ROLES: tuple[Role, ...] = ("pictures",)  # who is asked
 
 
 class LabelsConfig(Config):
@@ -98,6 +101,10 @@ class LabelsJob:
             "sampling": self.config.model_dump(mode="json", exclude={"clips", "prompt"}),
         }
         return f"{KIND}:{VERSION}:{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        return ROLES
 
     def setup(self) -> None:
         self._ledger = vlm_labels(Storage(self.dataset))

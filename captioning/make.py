@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ _BACKENDS: dict[Any, Callable[[Any], Any]] = {
 }
 
 
-def model_of(config: CaptionConfig) -> str:
+def model_of(config: CaptionConfig, roles: Sequence[Role]) -> str:
     """What identifies all who answer. Raises ConfigError where one of them cannot be had on this machine."""
     if isinstance(config.captions, BroughtConfig):
         return "brought"
@@ -32,14 +32,22 @@ def model_of(config: CaptionConfig) -> str:
         if config.ray.address is None:
             require_vllm()
         return identity(config.captions)
-    return " + ".join(dict.fromkeys(make().model for make in makers(config).values()))
+    return " + ".join(dict.fromkeys(make().model for make in makers(config, roles).values()))
 
 
-def makers(config: CaptionConfig) -> dict[Role, Callable[[], Backend]]:
-    """Who is asked for what; one that is asked for both is one and the same object. Empty: nobody is asked, or an
+def makers(config: CaptionConfig, roles: Sequence[Role]) -> dict[Role, Callable[[], Backend]]:
+    """Who is asked in these roles; one that is asked for both is one and the same object. Empty: nobody is asked, or an
     engine that answers for all workers."""
     if type(config.captions) not in _BACKENDS:
         return {}
-    seeing = partial(_BACKENDS[type(config.captions)], config.captions)
-    reading = partial(_BACKENDS[type(config.text)], config.text) if config.text is not None else seeing
-    return {"pictures": seeing, "text": reading}
+    seeing = partial(_BACKENDS[type(config.captions)], _placed(config.captions, config))
+    reading = partial(_BACKENDS[type(config.text)], _placed(config.text, config)) if config.text is not None else seeing
+    made: dict[Role, Callable[[], Backend]] = {"pictures": seeing, "text": reading}
+    return {role: made[role] for role in roles}
+
+
+def _placed(backend: Any, config: CaptionConfig) -> Any:
+    """Workers that were given no GPU leave those of the machine alone: there may be many workers."""
+    if getattr(backend, "device", None) == "auto" and not config.ray.worker_gpus:
+        return backend.model_copy(update={"device": "cpu"})
+    return backend

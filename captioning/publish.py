@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +12,16 @@ import pyarrow as pa
 from captioning.checks.check import ChecksConfig
 from captioning.checks.tokens import counter
 from captioning.config import TrainConfig
-from captioning.finish import checked_by, finish
+from captioning.finish import FACTS, checked_by, finish
 from captioning.records import CAPTIONS, Version, find_version, ledger, said_of, schema, versions
 from orchestration.ledger import Part
 from orchestration.storage import Storage
 from orchestration.tables import Publication, snapshot
 
 TABLE = "captions"
-CHECKED = ("clip_id", "text", "camera_motion", "camera_confidence", "camera_pan", "camera_tilt", "camera_zoom")
+CHECKED = ("clip_id", *FACTS)
+JUDGED = ["clip_id", "status", "flags", "reason", "checked", "said", "finish", "matched", "matched_by"]
+_PLACE = re.compile(r"^(?:clip \S+|vLLM|[\w.\-\[\]]+:\d+): ")  # of a failure's reason: which clip, which server
 
 
 @dataclass
@@ -35,18 +38,23 @@ class Counts:
 def publish(storage: Storage, checks: ChecksConfig, train: TrainConfig, own: str | None = None) -> dict[str, Counts]:
     """Make `captions/` anew out of the committed parts; returns the counts by fingerprint.
 
-    own: fingerprint of the version that trains where `train.versions` names none. Answers that were finished by other
-    checks are finished anew. Raises ConfigError where `train.versions` names what is not there.
+    own: fingerprint of the version that trains where `train.versions` names none; None: what trains now goes on.
+    Answers that were finished by other checks, or of other measurements, are finished anew. Raises ConfigError where
+    `train.versions` names what is not there.
     """
     known = versions(storage)
-    order = [find_version(known, name, "train.versions").fingerprint for name in train.versions] or [own]
+    order = [find_version(known, name, "train.versions").fingerprint for name in train.versions]
+    trained = {} if order or own else training(storage)
+    order = order or [own or ""]
     latest = _latest(storage)
-    finished = _Finisher(storage, checks, known, latest)
+    finished = _Finisher(storage, checks, known)
     best: dict[str, tuple[int, str]] = {}
     counts: dict[str, Counts] = {}
-    for row in _rows(storage, latest, ["clip_id", "status", "flags", "reason", "checked", "said", "finish", "matched"]):
+    for row in _rows(storage, latest, JUDGED):
         row = finished(row)
         place = order.index(row["fingerprint"]) if row["fingerprint"] in order else None
+        if trained.get(row["clip_id"]) == row["fingerprint"]:
+            place = 0
         if _count(counts.setdefault(row["fingerprint"], Counts()), row, train) and place is not None:
             best[row["clip_id"]] = min(
                 (place, row["fingerprint"]), best.get(row["clip_id"], (place, row["fingerprint"]))
@@ -76,12 +84,32 @@ def states(storage: Storage, fingerprint: str) -> dict[str, str]:
     return found
 
 
-def texts(storage: Storage, fingerprint: str) -> Iterator[tuple[str, str, str]]:
-    """(clip_id, dense, short) of the captions of a version that did not fail."""
-    for table in snapshot(storage, TABLE, ["clip_id", "fingerprint", "status", "dense", "short"]):
+def training(storage: Storage) -> dict[str, str]:
+    """Clips that have a caption to train with, and its fingerprint, as the table says now."""
+    found: dict[str, str] = {}
+    for table in snapshot(storage, TABLE, ["clip_id", "fingerprint", "train"]):
+        for row in table.to_pylist():
+            if row["train"]:
+                found[row["clip_id"]] = row["fingerprint"]
+    return found
+
+
+def brought(storage: Storage, fingerprint: str) -> dict[str, frozenset[str]]:
+    """Texts of clips as they were brought before, by clip_id."""
+    found: dict[str, frozenset[str]] = {}
+    for row in _rows(storage, _latest(storage), ["clip_id", "status", "said"]):
+        if row["fingerprint"] == fingerprint and row["status"] == "ok":
+            said = said_of(row["said"])
+            found[row["clip_id"]] = frozenset(filter(None, (said.short, said.dense, *said.others)))
+    return found
+
+
+def texts(storage: Storage, fingerprint: str) -> Iterator[tuple[str, str, str, str]]:
+    """(clip_id, dense, short, checked) of the captions of a version that did not fail."""
+    for table in snapshot(storage, TABLE, ["clip_id", "fingerprint", "status", "dense", "short", "checked"]):
         for row in table.to_pylist():
             if row["fingerprint"] == fingerprint and row["status"] == "ok" and row["dense"]:
-                yield row["clip_id"], row["dense"], row["short"]
+                yield row["clip_id"], row["dense"], row["short"], row["checked"]
 
 
 def _latest(storage: Storage) -> dict[tuple[str, str], tuple[int, str]]:
@@ -114,6 +142,11 @@ def _unpacked(storage: Storage, part: Part, columns: list[str] | None = None) ->
                 yield {**(caption if columns is None else {name: caption[name] for name in columns}), **shared}
 
 
+def reason_kind(reason: str) -> str:
+    """Without what is of one clip or one server alone, so that alike reasons count together."""
+    return _PLACE.sub("", _PLACE.sub("", reason)).partition(":")[0].partition(" (")[0][:80]
+
+
 def _fit(row: Mapping[str, Any], train: TrainConfig) -> bool:
     return row["status"] == "ok" and not set(row["flags"] or []) - set(train.allow)
 
@@ -124,7 +157,7 @@ def _count(counts: Counts, row: Mapping[str, Any], train: TrainConfig) -> bool:
         counts.flags[flag] = counts.flags.get(flag, 0) + 1
     if row["status"] != "ok":
         counts.failed += 1
-        reason = (row["reason"] or "").partition(":")[0][:80]
+        reason = reason_kind(row["reason"] or "")
         counts.reasons[reason] = counts.reasons.get(reason, 0) + 1
         return False
     fit = _fit(row, train)
@@ -141,27 +174,31 @@ class _Finisher:
         storage: Storage,
         checks: ChecksConfig,
         known: Mapping[str, Version],
-        latest: Mapping[tuple[str, str], tuple[int, str]],
     ):
-        self._checks, self._known, self._token = checks, known, checked_by(checks)
-        self._storage = storage
+        self._checks, self._known = checks, known
         self._count: Any = None
-        self._facts: dict[str, dict[str, Any]] = {}
+        self._facts: dict[str, tuple[Any, ...]] = {}
+        self._tokens: dict[str, str] = {}
+        for table in snapshot(storage, "clips", list(CHECKED)):
+            for clip in table.to_pylist():
+                self._facts[clip["clip_id"]] = tuple(clip[name] for name in FACTS)
+                self._tokens[clip["clip_id"]] = checked_by(checks, clip)
+        self._gone = checked_by(checks, {})  # of a clip that is no longer there
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row["status"] != "ok" or row["checked"] == self._token:
+        token = self._tokens.get(row["clip_id"], self._gone)
+        if row["status"] != "ok" or row["checked"] == token:
             return row
-        if self._count is None:  # the clips' columns and the tokenizer are loaded only where they are needed
+        if self._count is None:  # loaded only where it is needed
             self._count = counter(self._checks.tokenizer)
-            for table in snapshot(self._storage, "clips", list(CHECKED)):
-                self._facts |= {clip["clip_id"]: clip for clip in table.to_pylist()}
+        match = self._checks.match
         made = finish(
             said_of(row["said"]),
-            self._facts.get(row["clip_id"], {}),
+            dict(zip(FACTS, self._facts.get(row["clip_id"], ()), strict=False)),
             self._checks,
             self._count,
             ended=row["finish"] or "",
             prompt=self._known[row["fingerprint"]].asked,
-            matched=row["matched"],
+            matched=row["matched"] if match is not None and row["matched_by"] == match.name else None,
         )
-        return {**row, **made, "checked": self._token}
+        return {**row, **made, "checked": token}

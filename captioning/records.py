@@ -41,6 +41,7 @@ CAPTIONS: tuple[Column, ...] = (
     Column("tries", pa.int32(), "", "questions and repetitions"),
     Column("seconds", pa.float64(), "s", "of the backend, the clip's share of batches"),
     Column("matched", pa.float32(), "", "cosine with its pictures; null where that was not looked at"),
+    Column("matched_by", pa.string(), "", "the network of `matched`"),
     Column("reason", pa.string(), "", "why it failed, or why a rewrite was not taken"),
     Column("retry", pa.bool_(), "", "failed for a reason that may pass; the next run asks again"),
     Column("text", pa.string(), "", "the model's own words"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -18,13 +20,15 @@ from captioning.captioner import CaptionJob
 from captioning.config import CaptionConfig
 from captioning.execute import execute
 from captioning.make import model_of
-from captioning.publish import Counts, publish, states, texts
+from captioning.prompt import Prompt
+from captioning.publish import Counts, brought, publish, states, texts, training
 from captioning.recipes import Rewrite
 from captioning.recipes.base import Recipe
 from captioning.recipes.brought import Brought
 from captioning.records import Version, find_version, ledger, versions
 from captioning.report.write import write_report
 from captioning.todo import chosen, clip_rows, require_clips
+from orchestration.config import Config
 from orchestration.errors import RushesError
 from orchestration.runs import RunFolder, log, writing
 from orchestration.session import LazyEngine
@@ -51,12 +55,13 @@ class Done:
         return table
 
 
-def caption(config: CaptionConfig, console: Console) -> Done:
-    """The whole run. Raises RushesError where it could not complete."""
+def caption(config: CaptionConfig, console: Console, *, trains: bool = True) -> Done:
+    """The whole run. trains: false leaves it to the captions that train now. Raises RushesError where it could not
+    complete."""
     storage = Storage(config.dataset)
     require_clips(storage)
     with writing(storage, config, "caption", config.scratch) as (scratch, run):
-        return _Captioning(config, storage, scratch, run, console).go(chosen(storage, config.limit))
+        return _Captioning(config, storage, scratch, run, console).go(chosen(storage, config.limit), trains)
 
 
 class _Captioning:
@@ -65,24 +70,31 @@ class _Captioning:
     def __init__(self, config: CaptionConfig, storage: Storage, scratch: Path, run: RunFolder, console: Console):
         self._config, self._storage, self._scratch, self._run, self._console = config, storage, scratch, run, console
 
-    def go(self, wanted: set[str]) -> Done:
+    def go(self, wanted: set[str], trains: bool) -> Done:
         config, storage = self._config, self._storage
         recipe = Brought() if isinstance(config.captions, BroughtConfig) else config.recipe
-        recipe.prompts()  # one that cannot be used is refused before anything is written
-        sources, origin = self._sources(wanted)
+        prompts = recipe.prompts()  # one that cannot be used is refused before anything is written
         number = _last_run(storage) + 1
-        version = self._version(recipe, origin, number)
+        sources, origin = self._sources(wanted)
+        version = self._version(recipe, prompts, origin, number)
+        known = {**versions(storage), version.fingerprint: version}
+        for name in config.train.versions:
+            find_version(known, name, "train.versions")
         ledger(storage).pack()
         again = ("failed", "passing") if config.retry else ("passing",)
         missing = wanted - {clip for clip, state in states(storage, version.fingerprint).items() if state not in again}
         if sources is not None:
+            if isinstance(recipe, Brought):  # texts that are others now
+                before = brought(storage, version.fingerprint)
+                missing |= {name for name, now in sources.items() if name in before and before[name] != set(now)}
             missing &= sources.keys()
         self._console.print(
             f"version {version.name} ({version.fingerprint}) of {version.model}: {len(missing):,} of {len(wanted):,} "
             "clips are to be captioned",
             soft_wrap=True,
+            markup=False,
         )
-        job = CaptionJob(config, recipe, version, number)
+        job = CaptionJob(config, recipe, prompts, version, number)
         rows = clip_rows(storage, missing)
         if sources is not None:
             rows = ({**row, "source": sources[row["clip_id"]]} for row in rows)
@@ -92,7 +104,15 @@ class _Captioning:
             execute(ray, config, job, rows, len(missing), what, self._scratch, self._run, self._console)
         ledger(storage).pack()
         with self._console.status("Publishing the captions"):
-            counts = publish(storage, config.checks, config.train, version.fingerprint)
+            before_this = len(training(storage))
+            counts = publish(storage, config.checks, config.train, version.fingerprint if trains else None)
+            if (lost := before_this - len(training(storage))) > 0:
+                self._console.print(
+                    f"{lost:,} clips that trained with captions of other versions no longer do, since this version has "
+                    f"none of them: train.versions=[{version.fingerprint}, OTHER] keeps both",
+                    soft_wrap=True,
+                    markup=False,
+                )
         if left := missing - states(storage, version.fingerprint).keys():
             raise RushesError(f"{len(left)} clips have no row, the first: {min(left)}; run the same command again")
         if config.report.enabled:
@@ -107,17 +127,22 @@ class _Captioning:
         config, storage = self._config, self._storage
         if isinstance(config.captions, BroughtConfig):
             videos = (row for table in snapshot(storage, "videos") for row in table.to_pylist())
-            brought = bring(config.captions, videos, clip_rows(storage, wanted), _source(storage), config.dataset)
-            for line in brought.lines:
+            here = bring(config.captions, videos, clip_rows(storage, wanted), _source(storage), config.dataset)
+            for line in here.lines:
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
                 log.info("%s", line)
-            return {clip_id: list(found) for clip_id, found in brought.captions.items()}, brought.digest
+            return {clip_id: list(found) for clip_id, found in here.captions.items()}, ""
         if isinstance(config.recipe, Rewrite):
             of = find_version(versions(storage), config.recipe.of, "recipe.of")
-            return {name: [dense, short] for name, dense, short in texts(storage, of.fingerprint)}, of.fingerprint
+            found, finished = {}, set()
+            for clip_id, dense, short, checked in texts(storage, of.fingerprint):
+                found[clip_id] = [dense, short]
+                finished.add(checked.rpartition("-")[0])
+            # Rewritten is what the checks left of it: by other ones, another text.
+            return found, " ".join([of.fingerprint, *sorted(finished)])
         return None, ""
 
-    def _version(self, recipe: Recipe, origin: str, number: int) -> Version:
+    def _version(self, recipe: Recipe, prompts: Mapping[str, Prompt], origin: str, number: int) -> Version:
         config = self._config
         settings = {
             "captions": config.captions.model_dump(mode="json"),
@@ -127,12 +152,12 @@ class _Captioning:
             "sampling": config.sampling.model_dump(mode="json"),
             "resample": config.resample,
         }
-        model = model_of(config)
+        model = model_of(config, recipe.ROLES)
         asked = {
             "model": model,
-            "recipe": {**recipe.described(), **({"of": origin} if isinstance(recipe, Rewrite) else {})},
+            "recipe": {**recipe.described(prompts), **({"of": origin} if isinstance(recipe, Rewrite) else {})},
+            "backends": [_asked(config.captions), _asked(config.text)],
             **{name: settings[name] for name in ("frames", "sampling", "resample")},
-            "brought": origin if isinstance(config.captions, BroughtConfig) else None,
         }
         fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
         known = versions(self._storage).get(fingerprint)
@@ -142,9 +167,17 @@ class _Captioning:
             known.run if known else number,
             model,
             recipe.kind,  # type: ignore[attr-defined]
-            {name: prompt.source for name, prompt in recipe.prompts().items()},
+            {name: prompt.source for name, prompt in prompts.items()},
             settings,
         )
+
+
+def _asked(backend: Config | None) -> dict[str, Any]:
+    """Settings of a backend that its identity does not name and that change what is answered."""
+    if backend is None:
+        return {}
+    how = getattr(backend, "HOW", set())
+    return backend.model_dump(mode="json", exclude=how, exclude_defaults=True)
 
 
 def _source(storage: Storage) -> str:

@@ -22,11 +22,12 @@ from orchestration.errors import RushesError
 from orchestration.progress import alive
 
 Beat = Callable[[int, str], None]
-ALL_FAILED = 8  # clips of a chunk, from which on it is no accident that none was answered
+ALL_FAILED = 8  # clips asked about, from which on it is no accident that none was answered
 
 
 class NobodyAnswers(RushesError):
-    """Not one of many questions was answered, for reasons that may pass: a server is down, not the clips odd."""
+    """Not one of many questions was answered, for reasons that may pass or for one and the same: a server is down, a
+    key is wrong. It is not the clips that are odd."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class _Worker:
     def __init__(self, settings: Workers):
         self._job, self._settings = settings.job, settings
         self._job.setup()
+        self._nobody: NobodyAnswers | None = None
         made = {id(make): make() for make in settings.backends.values()}  # one that has both roles is made once
         for backend in made.values():
             backend.setup()
@@ -58,6 +60,8 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any], beat: Beat) -> dict[str, Any]:
         """One row: {"key", "uri" (a label), "chunks": JSON of [{"key", "clips": [row of the clips table]}]}."""
+        if self._nobody is not None:  # the rows that are left need not wait for the same
+            raise self._nobody
         begun_at, cpu_at = time.perf_counter(), time.process_time()
         chunks = [chunk for chunk in json.loads(row["chunks"]) if not self._job.is_committed(chunk["key"])]
         clips = [(clip, self._planned(clip)) for chunk in chunks for clip in chunk["clips"]]
@@ -76,7 +80,7 @@ class _Worker:
                 asking, label = done + len(rows), f"{row['uri']}: asking"
                 begun = time.perf_counter()
                 with alive(lambda asking=asking, label=label: beat(asking, label)):
-                    rows += drive(self._job, pairs, self._ask)
+                    rows += self._drive(pairs)
                 asked_s += time.perf_counter() - begun
             self._job.commit(chunk["key"], rows)
             done += len(rows)
@@ -92,6 +96,13 @@ class _Worker:
             "row_cpu_s": round(time.process_time() - cpu_at, 3),  # of this process, not of those that decode
         }
         return {"key": row["key"], "uri": row["uri"], "frames": done, **counts, **tokens, **times, "status": "ok"}
+
+    def _drive(self, pairs: Sequence[tuple[Row, Pictures]]) -> list[dict[str, Any]]:
+        try:
+            return drive(self._job, pairs, self._ask)
+        except NobodyAnswers as error:
+            self._nobody = error
+            raise
 
     def _planned(self, clip: Row) -> FramePlan | Pictures | None:
         try:
@@ -110,8 +121,6 @@ def drive(
     clips = list(pairs)
     rows: dict[int, dict[str, Any]] = {}
     waiting: dict[int, tuple[Steps, Round]] = {}
-    failed: list[Answer] = []
-    worked = False
 
     def step(place: int, steps: Steps, answers: Sequence[Answer] | None) -> None:
         try:
@@ -126,14 +135,18 @@ def drive(
         turn = {place: pair for place, pair in waiting.items() if pair[1].by == by}
         requests = [request for _, asked in turn.values() for request in asked.requests]
         answers = matched(requests, ask(by, requests))
-        worked |= any(answer.status == "ok" or not answer.passing for answer in answers.values())
-        failed += [answer for answer in answers.values() if answer.status != "ok"]
+        _check_answered(list(answers.values()), len(turn))
         for place, (steps, asked) in turn.items():
             del waiting[place]
             step(place, steps, [answers[request.key] for request in asked.requests])
-    if failed and not worked and len(clips) >= ALL_FAILED:
-        raise NobodyAnswers(f"none of {len(failed)} questions was answered, the first: {failed[0].reason}")
     return [rows[place] for place in range(len(clips))]
+
+
+def _check_answered(answers: Sequence[Answer], clips: int) -> None:
+    """Raises NobodyAnswers."""
+    alike = len({answer.reason for answer in answers}) == 1 or all(answer.passing for answer in answers)
+    if clips >= ALL_FAILED and alike and all(answer.status != "ok" for answer in answers):
+        raise NobodyAnswers(f"none of {len(answers)} questions was answered, the first: {answers[0].reason}")
 
 
 def matched(requests: Sequence[Request], answers: Sequence[Answer]) -> dict[str, Answer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -24,6 +25,17 @@ class Config(BaseModel):
         """16 hex digits that change whenever a setting outside `exclude` changes."""
         text = json.dumps(self.model_dump(mode="json", exclude=exclude), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_SECRET = re.compile(r"(?:^|_)(?:api_?key|hf_token|access_token|auth_token|secret|password|authorization)$", re.I)
+
+
+def secret_key(value: Any) -> str:
+    """The first name in a mapping, at any depth, that looks as if it named a secret; empty where none does."""
+    for name, below in value.items() if isinstance(value, dict) else ():
+        if found := name if _SECRET.search(str(name)) else secret_key(below):
+            return str(found)
+    return ""
 
 
 C = TypeVar("C", bound=Config)

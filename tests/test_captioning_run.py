@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_vlm
-from faulty_server import free_port
+from faulty_server import faulty_server, free_port
 from helpers_captions import House, colour_dataset, config, right
 from helpers_curate import rushes, table
 
@@ -152,7 +152,11 @@ def test_ways_of_captioning_side_by_side(house, dataset, model, tmp_path):
     assert len(rows) == 15
     assert {row["version"] for row in rows} == {"local", "prose", "measured"}
     assert all(row["clip_id"] in page and row["dense"] in page for row in rows)
+    assert not any(row["train"] for row in rows), "a comparison decides nothing"
     assert "0 of 5 clips" in house.caption(path, limit=5), "what was compared is kept"
+    assert sum(row["train"] for row in table(dataset, "captions")) == 5
+    house.caption(path, limit=3, compare=True)
+    assert sum(row["train"] for row in table(dataset, "captions")) == 5
     assert "compare what?" in house.caption(path, "compare=[]", compare=True, code=2)
     wrong = house.caption(path, "compare=[{recipe: {promt: a}}]", compare=True, code=2)
     assert "compare[0]" in wrong
@@ -172,6 +176,62 @@ def test_captions_that_are_there_are_taken_and_trained_with(house, curated, data
     assert right(rows, shown) == 1
     assert all(row["model"] == "brought" and row["train"] for row in rows)
     assert all(row["dense"].startswith("A ") and row["text"].startswith("The video shows") for row in rows)
+
+
+def test_brought_captions_are_one_version_and_a_changed_text_is_taken_anew(house, curated, dataset, tmp_path):
+    names = sorted(curated[1])[:8]
+    table_of = tmp_path / "captions.csv"
+
+    def write(texts: list[str]) -> None:
+        lines = [f"{name},{text}" for name, text in zip(names, texts, strict=True)]
+        table_of.write_text("\n".join(["clip_id,caption", *lines]))
+
+    write([f"A thing number {number} moves." for number in range(8)])
+    path = config(tmp_path, dataset, captions={"from": "csv", "path": str(table_of)}, recipe={})
+    house.caption(path, limit=30)
+    house.caption(path)
+    rows = table(dataset, "captions")
+    assert len(rows) == 8
+    assert len({row["fingerprint"] for row in rows}) == 1
+    write(["Another thing moves.", *(f"A thing number {number} moves." for number in range(1, 8))])
+    assert "1 of 60 clips are to be captioned" in house.caption(path)
+    assert {row["clip_id"]: row["dense"] for row in table(dataset, "captions")}[names[0]] == "Another thing moves."
+
+
+def test_a_prompt_is_read_once(house, dataset, model, tmp_path, monkeypatch):
+    path = config(tmp_path, dataset, captions=model, limit=4)
+    from captioning import captioner
+
+    real = captioner.CaptionJob.setup
+
+    def setup(job: captioner.CaptionJob) -> None:
+        (tmp_path / "colours-1.jinja").unlink(missing_ok=True)
+        real(job)
+
+    monkeypatch.setattr(captioner.CaptionJob, "setup", setup)
+    house.caption(path)
+    assert all(row["status"] == "ok" for row in table(dataset, "captions"))
+
+
+def test_a_wrong_key_ends_the_run(house, dataset, tmp_path):
+    with faulty_server(lambda prompt, tries: "status:401") as (url, _):
+        server = {"kind": "openai", "url": url, "model": "m", "retries": 0}
+        assert "none of 10 questions" in house.caption(config(tmp_path, dataset, captions=server, limit=20), code=1)
+    assert not list((dataset / "captioned").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        {"kind": "openai", "url": "http://h/v1", "model": "m", "extra_body": {"a": {"api_key": "SECRET"}}},
+        {"from": "csv", "path": "https://user:SECRET@host/captions.csv"},
+        {"from": "csv", "path": "https://host/captions.csv?X-Amz-Signature=SECRET"},
+    ],
+)
+def test_keys_do_not_get_into_the_data_set(house, dataset, tmp_path, captions):
+    text = house.caption(config(tmp_path, dataset, captions=captions, recipe={}), code=2)
+    assert "SECRET" not in text
+    assert not any(b"SECRET" in file.read_bytes() for file in dataset.rglob("*.*") if file.is_file())
 
 
 def test_a_rewrite_that_adds_words_is_not_taken(house, curated, dataset, model, tmp_path):

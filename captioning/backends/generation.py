@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import xxhash
 from pydantic import Field, model_validator
@@ -42,6 +42,9 @@ class WeightsConfig(Config):
     batch_size: int = Field(8, ge=1)  # halved for a batch that does not fit into memory
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     trust_remote_code: bool = False  # runs Python out of the model's repository
+
+    # What changes how answers are computed, but not which; the weights are named by TransformersBackend.model.
+    HOW: ClassVar[set[str]] = {"kind", "model", "revision", "device", "batch_size", "attention", "trust_remote_code"}
 
     @model_validator(mode="after")
     def _pinned(self) -> WeightsConfig:

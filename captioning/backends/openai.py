@@ -25,7 +25,7 @@ from captioning.backends.circuit import Circuit, Down
 from captioning.backends.frames import jpeg_urls, mp4_url
 from captioning.backends.messages import chat, unfit
 from captioning.backends.reply import NotJson, error_text, read_answer, retry_after
-from orchestration.config import Config
+from orchestration.config import Config, secret_key
 from orchestration.errors import ConfigError
 
 RESPONSE_BYTES = 4 * 2**20  # a caption's reply has a few thousand
@@ -83,6 +83,8 @@ class OpenAIConfig(Config):
     @field_validator("extra_body")
     @classmethod
     def _not_ours(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if named := secret_key(body):
+            raise ValueError(f"{named} looks like a key, which would be kept in the data set: api_key_env names one")
         if taken := OURS & set(body):
             raise ValueError(f"cannot set {', '.join(sorted(taken))}")
         return body

@@ -12,7 +12,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import xxhash
 from pydantic import Field, field_validator, model_validator
@@ -22,7 +22,7 @@ from captioning.backends.generation import weights_name
 from captioning.backends.local import PRESETS
 from captioning.backends.messages import chat, video
 from curation.scorers.runtime import allow_torchvision
-from orchestration.config import Config
+from orchestration.config import Config, secret_key
 from orchestration.errors import ConfigError, RushesError
 
 # Of the engine's errors those that are not about the request.
@@ -71,6 +71,12 @@ class VllmConfig(Config):
     trust_remote_code: bool = False  # runs Python out of the model's repository
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of vLLM's engine
 
+    # What changes how answers are computed, but not which; `identity` names the weights.
+    HOW: ClassVar[set[str]] = {
+        *("kind", "model", "revision", "tensor_parallel", "engines", "gpu_memory", "max_num_seqs", "batch_size"),
+        *("prefix_caching", "trust_remote_code"),
+    }
+
     @field_validator("model")
     @classmethod
     def _preset(cls, name: str) -> str:
@@ -79,6 +85,8 @@ class VllmConfig(Config):
     @field_validator("engine_kwargs")
     @classmethod
     def _not_ours(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if named := secret_key(given):
+            raise ValueError(f"{named} looks like a key, and would be kept in the data set: set HF_TOKEN")
         for name in sorted(given.keys() & OURS.keys()):
             instead = f"set {OURS[name]} instead" if OURS[name] else "captioning decides it"
             raise ValueError(f"{name} is no business of engine_kwargs: {instead}")
@@ -192,5 +200,4 @@ def answer(row: Mapping[str, Any]) -> Answer:
         finish="stop" if ended or len(tokens) < row["most"] else "length",
         prompt_tokens=int(row["num_input_tokens"]),
         output_tokens=len(tokens) - ended,
-        seconds=float(row["time_taken_llm"]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field, create_model, field_validator
 
@@ -32,6 +33,17 @@ class BroughtConfig(_From):
     strip_prefix: str = ""  # begins the paths of another machine, as in /mnt/data/videos; taken off before matching
     spread: bool = False  # a caption of a whole video is given to each of its clips
     min_overlap: float = Field(default=0.5, gt=0, le=1)  # of a caption's time span and a clip: intersection / union
+
+    @field_validator("path")
+    @classmethod
+    def _open(cls, path: str) -> str:
+        parts = urlsplit(path)
+        if parts.scheme and (parts.username or parts.password or "@" in parts.netloc or parts.query):
+            raise ValueError(
+                "no user, password or signed query in it: it is kept in the data set; download the file, or give "
+                "credentials as the store's driver takes them"
+            )
+        return path
 
     @field_validator("caption_column", "path_column")
     @classmethod

@@ -89,6 +89,7 @@ _HEADING = re.compile(
     r"^#{1,6}\s*(?:(?:short|dense|detailed|video|final)\s+)*(?:caption|description|summary|answer|output|overview)\s*:?\s*#*$",
     re.I | re.M,
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 _PAIRS = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 
 
@@ -103,6 +104,7 @@ def clean(text: str) -> str:
 
 def _markup(text: str) -> str:
     text = unicodedata.normalize("NFC", text).replace("\r", "\n").replace("\u200b", "").replace("\ufeff", "")
+    text = _CONTROL.sub("", text)
     text = re.sub(r"^\s*```\w*[ \t]*$|^\s*```|```\s*$", "", text, flags=re.M)
     text = _HEADING.sub("", text)
     text = re.sub(r"^\s*(?:#{1,6}\s+|[-*•]\s+|\d{1,2}[.)]\s+(?=[A-Z]))", "", text, flags=re.M)

@@ -33,6 +33,11 @@ class MatchConfig(Config):
     pictures: int = Field(default=4, ge=1, description="evenly spaced, of those given")
     device: str = Field(default="auto", description="auto, cpu or cuda")
 
+    @property
+    def name(self) -> str:
+        """The network: its scores are no other's."""
+        return f"{self.model} {self.pretrained or ''}".strip()
+
     def flags(self, score: float) -> list[Flag]:
         """`match`, where a caption's score is under `least`."""
         if score >= self.least:

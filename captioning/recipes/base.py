@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from captioning.backend import Answer, Request, Sampling
 from captioning.frames import FramesConfig, plan_frames
-from captioning.job import FramePlan, Pictures, Round, Row
+from captioning.job import FramePlan, Pictures, Role, Round, Row
 from captioning.prompt import Prompt
 from captioning.structured import Structured
 from orchestration.config import Config
@@ -31,6 +31,7 @@ class Try:
     row: Row
     pictures: Pictures
     sampling: Sampling
+    prompts: Mapping[str, Prompt]  # as they were when the run began, whatever becomes of their files
     complaint: str = ""
     before: Draft | None = None
 
@@ -72,8 +73,10 @@ Attempt = Generator[Round, Sequence[Answer], Draft]
 class Recipe(Config):
     """Base of the recipes. A recipe is its own configuration; what it asks is part of the version's fingerprint."""
 
+    ROLES: ClassVar[tuple[Role, ...]] = ()  # who is asked
+
     def prompts(self) -> dict[str, Prompt]:
-        """Raises ConfigError for one that cannot be used."""
+        """Read from their files. Raises ConfigError for one that cannot be used."""
         return {}
 
     def plan(self, row: Row, frames: FramesConfig) -> FramePlan | None:
@@ -84,12 +87,10 @@ class Recipe(Config):
         """One try. Raises nothing for what answers hold."""
         raise NotImplementedError
 
-    def described(self) -> dict[str, Any]:
-        """What the version's fingerprint is made of: settings, and the prompts' versions in place of their names."""
-        return {
-            **self.model_dump(mode="json", exclude=set(self.prompts())),
-            **{name: prompt.version for name, prompt in self.prompts().items()},
-        }
+    def described(self, prompts: Mapping[str, Prompt]) -> dict[str, Any]:
+        """What the version's fingerprint is made of: settings, and the prompts' texts in place of their names."""
+        texts = {name: prompt.source for name, prompt in prompts.items()}
+        return {**self.model_dump(mode="json", exclude=set(prompts)), **texts}
 
 
 def with_complaint(prompt: str, complaint: str) -> str:

@@ -3,12 +3,12 @@ seconds, and a language model that makes one chronological description of them."
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from captioning.backend import Answer
-from captioning.job import Pictures, Round
+from captioning.job import Pictures, Role, Round
 from captioning.prompt import Prompt, load
 from captioning.recipes.base import Attempt, Draft, Recipe, Said, Try, text_only, with_complaint
 from captioning.structured import Structured
@@ -22,8 +22,10 @@ class Hierarchical(Recipe):
     frame_prompt: str = "frame-1"
     summary_prompt: str = "summary-1"
     # Seconds from one frame that is described to the next; of the frames that `frames` takes the nearest ones are.
-    every_s: float = Field(default=2.0, gt=0)
+    every_s: float = Field(default=2.0, ge=0.1)
     most: int = Field(default=16, ge=1)  # frames that are described; of a longer clip evenly spaced ones
+
+    ROLES: ClassVar[tuple[Role, ...]] = ("pictures", "text")
 
     def prompts(self) -> dict[str, Prompt]:
         return {
@@ -33,21 +35,21 @@ class Hierarchical(Recipe):
         }
 
     def attempt(self, this: Try) -> Attempt:
-        prompts = self.prompts()
+        prompts = this.prompts
         answers: list[Answer] = []
         parts = dict(this.before.parts) if this.before else {}
         frames = self._described(this.pictures)
         questions = [] if "short" in parts else [this.request(prompts["prompt"].render(), part="short")]
-        for second, picture in frames:
-            if f"frame {second}" not in parts:
-                questions.append(this.request(prompts["frame_prompt"].render(), picture, part=f"frame {second}"))
+        for _, picture in frames:
+            if (part := f"frame {picture.indices[0]}") not in parts:
+                questions.append(this.request(prompts["frame_prompt"].render(), picture, part))
         if questions:
             answers += yield Round(questions)
             for question, answer in zip(questions, answers, strict=True):
                 if answer.status == "failed":
                     return Draft.failed(answer, answers)
                 parts[question.key.partition("/")[2]] = answer.text
-        told = [(second, _line(parts[f"frame {second}"])) for second, _ in frames]
+        told = [(second, _line(parts[f"frame {picture.indices[0]}"])) for second, picture in frames]
         short = _line(parts["short"])
         prompt = prompts["summary_prompt"].render(short=short, frames=told)
         asked = text_only(this.request(with_complaint(prompt, this.complaint), part="summary"))

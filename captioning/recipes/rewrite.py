@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from captioning.frames import FramesConfig
-from captioning.job import FramePlan, Row
+from captioning.job import FramePlan, Role, Row
 from captioning.prompt import Prompt, load
 from captioning.recipes.base import Attempt, Draft, Recipe, Said, Try
 from captioning.rewriting import RewriteConfig, rewrite_steps
@@ -22,6 +22,8 @@ class Rewrite(Recipe):
     tries: int = Field(default=2, ge=0, le=10)  # after the first
     keep: RewriteConfig = RewriteConfig()
 
+    ROLES: ClassVar[tuple[Role, ...]] = ("text",)
+
     def prompts(self) -> dict[str, Prompt]:
         return {"prompt": load(self.prompt, frozenset({"caption"}))}
 
@@ -31,7 +33,7 @@ class Rewrite(Recipe):
     def attempt(self, this: Try) -> Attempt:
         dense, short = this.row["source"]
         key = str(this.row["clip_id"])
-        done = yield from rewrite_steps(key, dense, self.prompts()["prompt"], this.sampling, self.tries, self.keep)
+        done = yield from rewrite_steps(key, dense, this.prompts["prompt"], this.sampling, self.tries, self.keep)
         if done.failed is not None:
             return Draft.failed(done.failed, done.answers)
         return Draft(Said(short=short, dense=done.text), done.text, reason=done.note, answers=done.answers)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from captioning import derive
-from captioning.job import Round
+from captioning.job import Role, Round
 from captioning.prompt import Prompt, load
 from captioning.recipes.base import Attempt, Draft, Recipe, Said, Try, with_complaint
 
@@ -19,11 +19,13 @@ class Single(Recipe):
     # the short one (for models that were trained to write paragraphs, as Tarsier2-Recap).
     answer: Literal["fields", "text"] = "fields"
 
+    ROLES: ClassVar[tuple[Role, ...]] = ("pictures",)
+
     def prompts(self) -> dict[str, Prompt]:
         return {"prompt": load(self.prompt)}
 
     def attempt(self, this: Try) -> Attempt:
-        prompt = with_complaint(self.prompts()["prompt"].render(), this.complaint)
+        prompt = with_complaint(this.prompts["prompt"].render(), this.complaint)
         answers = yield Round([this.request(prompt)])
         answer = answers[0]
         if answer.status == "failed":

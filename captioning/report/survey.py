@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioning.cost import Usage
+from captioning.publish import reason_kind
 from captioning.report.vocabulary import Sample
 from curation.report.data import KEPT, Decisions, Part, Tables, hashes
 from curation.report.survey import Smallest
@@ -204,12 +205,12 @@ def _used(usage: Usage, part: Part) -> Usage:
 
 
 def _reasons(texts: pa.Array) -> Counter[str]:
-    """What comes before a colon tells kinds of failures apart, what follows is of the one clip."""
+    """By kind: see publish.reason_kind."""
     counts: Counter[str] = Counter()
     encoded = texts.fill_null("").dictionary_encode()
     indices = encoded.indices.to_numpy(zero_copy_only=False)
     for text, n in zip(
         encoded.dictionary.to_pylist(), np.bincount(indices, minlength=len(encoded.dictionary)), strict=True
     ):
-        counts[formats.short(text.partition(":")[0].strip() or "no reason recorded", 160)] += int(n)
+        counts[formats.short(reason_kind(text) or "no reason recorded", 160)] += int(n)
     return counts

@@ -77,7 +77,10 @@ def render(facts: dict[str, Any], thresholds: dict[str, list[str]]) -> Table:
         flags = ", ".join(caption.get("flags") or ())
         said = caption.get("dense") or caption.get("reason") or ""
         verdict = "trains" if caption.get("train") else flags or caption.get("status")
-        table.add_row(f"caption {caption.get('version')}", Text(said), "", Text(str(verdict)))
+        plain = "".join(
+            letter if letter.isprintable() else " " for letter in said
+        )  # a terminal obeys control characters
+        table.add_row(f"caption {caption.get('version')}", Text(plain), "", Text(str(verdict)))
     return table
 
 
