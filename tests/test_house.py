@@ -12,19 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGETS = "setup curate caption latents test test-slow check samples report bench clean help".split()
-    "setup",
-    "curate",
-    "caption",
-    "latents",
-    "test",
-    "test-slow",
-    "check",
-    "samples",
-    "report",
-    "bench",
-    "clean",
-    "help",
+TARGETS = [
+    *("setup", "curate", "caption", "latents", "test", "test-slow"),
+    *("check", "samples", "report", "bench", "clean", "help"),
 ]
 PACKAGES = ["captioning", "curation", "latents", "model", "orchestration", "train"]
 
