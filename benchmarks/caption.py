@@ -73,7 +73,9 @@ def main() -> None:
         f"{1000 * row_cpu / count:.0f} ms | {row_cpu / cpu:.3f} × |"
     )
     print(f"| of that waiting for frames | {1000 * waited / count:.1f} ms | {100 * waited / row:.2f} % | | |")
-    print(f"\nOnce a run (Ray, loading, tables, report): {statistics.median(onces):.1f} s")
+    asked = median(rows, "asked_s")
+    print(f"\nOccupancy: the model is at work {100 * asked / row:.1f} % of the rows' time.")
+    print(f"Once a run (Ray, loading, tables, report): {statistics.median(onces):.1f} s")
 
 
 def prepare(folder: Path, clips: int) -> tuple[Path, int]:
