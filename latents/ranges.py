@@ -17,6 +17,7 @@ from latents.cache import RangeCache
 from latents.shard import BLOCK, ShardEntry, span
 from orchestration.storage import Storage
 
+PIECE = 2**19  # bytes
 ANNOUNCED = 2**20  # bytes a call: Linux reads no more ahead at a time than the device takes at once
 
 
@@ -62,27 +63,28 @@ class VerifiedRanges:
     def read(self, number: int) -> bytearray | memoryview:
         """Raises ValueError where the bytes are missing or not those that the index names."""
         if self.local:
-            data = self._read_local(number)
-            self.check(number, data)
+            data, mark = self._read_local(number)
+            self._check(number, data, mark)
             return data
         size, digest = self.size(number), self._digests[number].tobytes().hex()
         if self._cache is not None and (data := self._cache.get(digest, size)) is not None:
-            if self._is_good(number, data):
+            if self._is_good(number, data, xxhash.xxh3_64_intdigest(data)):
                 return data
             self._cache.drop(digest)  # damaged here: the store has it still
         data = self._fetch(number, size)
-        self.check(number, data)
+        self._check(number, data, xxhash.xxh3_64_intdigest(data))
         if self._cache is not None:
             self._cache.put(digest, data)
         return data
 
-    def check(self, number: int, data: bytearray | memoryview) -> None:
+    def _check(self, number: int, data: bytearray | memoryview, mark: int) -> None:
         """Raises ValueError."""
-        if not self._is_good(number, data):
+        if not self._is_good(number, data, mark):
             raise ValueError("its bytes are not those that the index names (SHA-256)")
 
-    def _is_good(self, number: int, data: bytearray | memoryview) -> bool:
-        mark = xxhash.xxh3_64_intdigest(data) | 1  # 0 stands for never read
+    def _is_good(self, number: int, data: bytearray | memoryview, mark: int) -> bool:
+        """`mark` is the XXH3 of the data."""
+        mark |= 1  # 0 stands for never read
         if not self._always and self._marks[number] == mark:
             return True
         good = hashlib.sha256(data).digest() == self._digests[number].tobytes()
@@ -104,8 +106,10 @@ class VerifiedRanges:
                 finally:
                     os.close(descriptor)
 
-    def _read_local(self, number: int) -> memoryview:
+    def _read_local(self, number: int) -> tuple[memoryview, int]:
+        """The bytes and their XXH3, computed piece by piece, while a piece is in the processor's cache."""
         file, expected = self._files[self.file_of[number]]
+        start, size, checksum = int(self._starts[number]), self.size(number), xxhash.xxh3_64()
         try:
             descriptor = os.open(f"{self._root}/{file}", os.O_RDONLY)
         except FileNotFoundError:
@@ -114,15 +118,17 @@ class VerifiedRanges:
             there = os.fstat(descriptor).st_size
             if there != expected:
                 raise ValueError(f"the shard is cut or another: it has {there} bytes, the index says {expected}")
-            data = np.empty(self.size(number), np.uint8).data  # a bytearray would be zeroed first
-            read = os.preadv(descriptor, [data], int(self._starts[number]))
+            data = np.empty(size, np.uint8).data  # a bytearray would be zeroed first
+            for at in range(0, size, PIECE):
+                piece = data[at : at + PIECE]
+                if os.preadv(descriptor, [piece], start + at) != len(piece):
+                    raise ValueError(f"its bytes from {start + at} on could not be read")
+                checksum.update(piece)
         except OSError as error:
             raise ValueError(f"the shard cannot be read: {error}") from None
         finally:
             os.close(descriptor)
-        if read != len(data):
-            raise ValueError(f"only {read} of {len(data)} bytes could be read")
-        return data
+        return data, checksum.intdigest()
 
     def _fetch(self, number: int, size: int) -> bytearray:
         start, path = int(self._starts[number]), self.storage.path(self._files[self.file_of[number]][0])
