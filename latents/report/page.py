@@ -72,6 +72,7 @@ def latents_page(
     groups = [_bucket_rows(one, tally if one.fingerprint == latest else None) for one in found]
     shown = [gallery for gallery in galleries if gallery.samples or gallery.why or gallery.damaged]
     measured = [_strips(gallery) for gallery in galleries if gallery.channels.samples]
+    decoded = {"galleries": shown, "asked": samples, "decoded": len(galleries)}
     return Page(
         title="Latents",
         slug="latents",
@@ -79,7 +80,7 @@ def latents_page(
             section("Sets", "sets", _lead(survey, latest), rows=table),
             section("Accounts", "accounts", _accounts_lead(survey), sets=found, most=amounts.reasons),
             section("Buckets", "buckets", groups=groups),
-            section("Reconstructions", "reconstructions", _decoded_lead(shown), galleries=shown, asked=samples),
+            section("Reconstructions", "reconstructions", _decoded_lead(shown), **decoded),
             section("Statistics", "statistics", galleries=measured),
         ),
         style=(TEMPLATES / "latents.css").read_text(encoding="utf-8"),
