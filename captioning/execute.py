@@ -60,7 +60,8 @@ def execute(
     workers = Workers(job, makers(config, job.roles), batch, config.prefetch, config.dataset, str(scratch))
     size = max(1, min(max(CHUNK, batch), math.ceil(total / running.workers)))
     chunks = chunked(rows, lambda row: _bytes(job, row), size, CHUNK_BYTES)
-    each = max(1, min(ROW, math.ceil(total / size / (running.workers * SPREAD))))
+    rows_each = SPREAD if running.workers > 1 else 1  # one alone waits least with all of them in a row
+    each = max(1, min(ROW, math.ceil(total / size / (running.workers * rows_each))))
     files = _listing(chunks, each, what, scratch, "together")
     dead: list[Row] = []
 
