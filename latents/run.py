@@ -261,6 +261,7 @@ class _Encoding:
         counts: Counter[str] = Counter()
         seen: set[str] = set()
         failed = 0
+        pending: list[dict[str, Any]] = []
         with Publication(self._storage, {TABLE: SAMPLES}) as tables:
             for row in _latest(self._storage):
                 if row["set"] == facts.fingerprint:
@@ -269,12 +270,15 @@ class _Encoding:
                     if row["status"] == "failed":
                         failed += 1
                         reasons[kind_of(row["reason"])] += 1
-                tables.add(TABLE, pa.Table.from_pylist([row], SAMPLES))
+                pending.append(row)
+                if len(pending) >= 4096:
+                    tables.add(TABLE, pa.Table.from_pylist(pending, SAMPLES))
+                    pending = []
             skipped = [
                 {"clip_id": clip_id, "set": facts.fingerprint, "status": "skipped", "reason": reason}
                 for clip_id, reason in made.skipped
             ]
-            tables.add(TABLE, pa.Table.from_pylist(skipped, SAMPLES))
+            tables.add(TABLE, pa.Table.from_pylist([*pending, *skipped], SAMPLES))
         planned = {sample["key"] for samples in made.samples.values() for sample in samples}
         if left := planned - seen:
             raise RushesError(f"{len(left)} samples have no row, the first: {min(left)}; run the same command again")
