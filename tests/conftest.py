@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 SAMPLES = Path(os.environ.get("RUSHES_SAMPLES") or Path(__file__).parents[1] / ".cache" / "samples")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _stores_of_its_own() -> Iterator[None]:
+    """Each file has a server of its own; what fsspec remembers of a store does not name the server."""
+    yield
+    if "s3fs" in sys.modules:
+        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
 
 
 def _fetched(which: str) -> list[Path]:
