@@ -61,7 +61,7 @@ def label(config: CaptionConfig, console: Console) -> Labelled:
         )
         rows, what = clip_rows(storage, missing), f"{job.measured} {job.run}"
         with LazyEngine(config.ray, run.ray_log) as ray:
-            execute(ray, config, job, rows, len(missing), what, scratch, run, console)
+            execute(ray, config, job, rows, len(missing), "Labelling", what, scratch, run, console)
         ledger.pack()
         found = states(storage, job.measured)
         if left := missing - found.keys():

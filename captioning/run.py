@@ -101,7 +101,7 @@ class _Captioning:
         version.write(storage)
         with LazyEngine(config.ray, self._run.ray_log) as ray:
             what = f"{version.fingerprint} {number}"
-            execute(ray, config, job, rows, len(missing), what, self._scratch, self._run, self._console)
+            execute(ray, config, job, rows, len(missing), "Captioning", what, self._scratch, self._run, self._console)
         ledger(storage).pack()
         with self._console.status("Publishing the captions"):
             before_this = len(training(storage))

@@ -35,6 +35,17 @@ STAGE = "vLLMEngineStage"
 NOT_SEEN = np.zeros((1, 1, 3), np.uint8)  # in place of a frame where nobody looks
 
 
+def packed(value: Any) -> bytes:
+    """For a column of the stream: Arrow would turn tuples, lists and arrays into other things."""
+    return pickle.dumps(value)
+
+
+def unpacked(data: bytes) -> Any:
+    """What `packed` made in another process of this run, handed on in Ray's object store, which is pickled as well; no
+    file is read this way, and what models and videos say is text inside of it."""
+    return pickle.loads(data)
+
+
 @dataclass(frozen=True)
 class Errand:
     """A clip, and the answers to the rounds that it had."""
@@ -92,7 +103,7 @@ class Reader:
         weakref.finalize(self, self._prefetcher.__exit__, None, None, None)
 
     def __call__(self, batch: pa.Table) -> Iterator[dict[str, list[Any]]]:
-        errands: list[Errand] = [pickle.loads(data) for data in batch.column("errand").to_pylist()]
+        errands: list[Errand] = [unpacked(data) for data in batch.column("errand").to_pylist()]
         by_clip = {str(errand.row["clip_id"]): errand for errand in errands}
         clips = [(each.row, each.pictures or planned(self._job, each.row)) for each in errands]
         for row, pictures in self._prefetcher(clips):
@@ -119,25 +130,24 @@ class Reader:
 
 
 def _row(found: Found, error: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Packed: Arrow would turn what the engine is given (tuples, lists, arrays) into other things."""
-    return {"found": pickle.dumps(found), "request": pickle.dumps({"key": "", **(request or {})}), ERROR: error}
+    return {"found": packed(found), "request": packed({"key": "", **(request or {})}), ERROR: error}
 
 
 def unpack(row: dict[str, Any]) -> dict[str, Any]:
     """Before the engine. `row` loses what is packed: it would travel along."""
-    return pickle.loads(row.pop("request"))
+    return unpacked(row.pop("request"))
 
 
 def pack(row: dict[str, Any]) -> dict[str, Any]:
     """After the engine; rows with an error do not come here."""
-    return {"found": row["found"], "answer": pickle.dumps(answer(row))}
+    return {"found": row["found"], "answer": packed(answer(row))}
 
 
 def found(row: dict[str, Any]) -> Found:
     """Of a row that left the last stage."""
-    what: Found = pickle.loads(row["found"])
+    what: Found = unpacked(row["found"])
     if row.get("answer") is not None:
-        return replace(what, answer=pickle.loads(row["answer"]))
+        return replace(what, answer=unpacked(row["answer"]))
     return replace(what, answer=answer(row)) if what.keys else what
 
 
@@ -189,8 +199,8 @@ def stream(
     context.print_on_execution_start = False
     context.max_errored_blocks = -1
     size = 1 if alone else TOGETHER
-    packed = [pickle.dumps(errand) for errand in errands]
-    blocks = [pa.table({"errand": packed[start : start + size]}) for start in range(0, len(packed), size)]
+    column = [packed(errand) for errand in errands]
+    blocks = [pa.table({"errand": column[start : start + size]}) for start in range(0, len(column), size)]
     requests = ray.data.from_arrow(blocks).map_batches(
         Reader,
         fn_constructor_args=(job, config, scratch),

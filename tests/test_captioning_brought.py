@@ -103,7 +103,7 @@ def test_open_sora(world):
         "captions without a clip: 1",
         "  meta/train.csv:4: 'clips/gone.mp4': no such video",
     ]
-    assert brought.digest == world.bring(**{"from": "csv"}).digest
+    assert brought.captions == world.bring(**{"from": "csv"}).captions
 
 
 def test_open_sora_paths_of_another_machine(world):

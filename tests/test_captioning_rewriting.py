@@ -168,7 +168,7 @@ def test_a_second_process_that_converts_too_does_no_harm(tmp_path: Path, monkeyp
 
     def convert(gguf: Path, made: Path) -> None:
         for folder, text in ((made, "mine"), (target, "theirs")):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(text)
 
     monkeypatch.setattr(smollm2, "_gguf", lambda scratch: scratch)

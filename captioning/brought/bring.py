@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,12 +36,6 @@ class Brought:
     unmatched_captions: tuple[Problem, ...]
     problems: tuple[Problem, ...]  # rows and files that cannot be read
     counts: Mapping[str, int]  # rows, matched, unmatched, problems, videos, clips, captioned
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits that change with any text or the clip it belongs to."""
-        text = json.dumps(sorted(self.captions.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass
