@@ -16,11 +16,13 @@ from orchestration.storage import Storage
 OUT = Console()
 
 
-def latents(arguments: Sequence[str], limit: int | None) -> None:
-    """`arguments`: CONFIG [KEY=VALUE]..., verify DATASET, or decode CONFIG KEY [KEY=VALUE]..."""
+def latents(arguments: Sequence[str], limit: int | None = None, remove: bool = False) -> None:
+    """`arguments`: CONFIG [KEY=VALUE]..., verify DATASET, or decode CONFIG KEY [KEY=VALUE]...; `remove`: of verify."""
     first, *rest = arguments
+    if remove and first != "verify":
+        raise ConfigError("--remove is of verify: rushes latents verify DATASET --remove")
     if first == "verify":
-        _verify(rest)
+        _verify(rest, remove)
     elif first == "decode":
         _decode(rest)
     else:
@@ -33,21 +35,28 @@ def latents(arguments: Sequence[str], limit: int | None) -> None:
             OUT.print(f"report: {Storage(config.dataset).path('report/index.html')}", soft_wrap=True, highlight=False)
 
 
-def _verify(arguments: Sequence[str]) -> None:
-    from latents.verify import verify
+def _verify(arguments: Sequence[str], remove: bool) -> None:
+    from latents import verify
 
     if len(arguments) != 1:
         raise ConfigError("which data set? rushes latents verify DATASET (a folder or URI, or a configuration)")
     target = arguments[0]
     if target.endswith((".yaml", ".yml")):
         target = load_config(LatentsConfig, Path(target)).dataset
-    problems = list(verify(Storage(target)))
+    storage = Storage(target)
+    problems = verify.verify(storage)
     for problem in problems:
         OUT.print(str(problem), markup=False, soft_wrap=True)
-    if problems:
-        OUT.print(f"{len(problems):,} problems")
-        raise typer.Exit(1)
-    OUT.print("every shard is as its index says")
+    if not problems:
+        OUT.print("every shard is as its index says")
+        return
+    OUT.print(f"{len(problems):,} problems")
+    if remove:
+        names = verify.remove(storage, problems)
+        for name in names:
+            OUT.print(f"removed {name}", markup=False, highlight=False, soft_wrap=True)
+        OUT.print(f"{len(names):,} files removed; `rushes latents CONFIG` makes again what is not there")
+    raise typer.Exit(1)
 
 
 def _decode(arguments: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from latents.index import EmptyText, empty_name
 from latents.shard import BLOCK, ShardEntry, padded, span
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
@@ -80,6 +81,12 @@ class SetFacts:
     buckets: Sequence[Sequence[int]]  # frames, height, width
     settings: str  # fingerprint of the settings that `buckets` were derived with
     captions: Sequence[str]  # fingerprints of the caption versions
+    empty: Mapping[str, Any] | None = None  # bytes and sha256 of the empty caption's file, once it is there
+
+    @property
+    def empty_text(self) -> EmptyText | None:
+        """The index's entry."""
+        return EmptyText(empty_name(self.fingerprint), **self.empty) if self.empty else None
 
     def write(self, storage: Storage) -> None:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}

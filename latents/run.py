@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from latents.derive import derive
 from latents.index import (
     FOLDER,
     BucketIndex,
-    EmptyText,
     LatentSet,
     buckets,
     empty_name,
@@ -32,6 +31,7 @@ from latents.index import (
 from latents.plan import Plan, captions, missing, plan, shard_key, shards
 from latents.records import SetFacts, entry_of, kind_of, ledger, rows, sets
 from latents.report.write import write_report
+from latents.standing import Remade, lost, remade, standing
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
 from latents.work import Encoders
@@ -113,7 +113,9 @@ class _Encoding:
         ledger(storage).pack()
         facts = self._set(wanted, texts, encoder)
         made = plan(clip_rows(storage, wanted), texts, [Bucket(*shape) for shape in facts.buckets], config.buckets)
-        stands = _standing(storage, facts.fingerprint, config.retry)
+        gone = self._gone(facts)
+        empty_gone = self._empty_gone(facts)
+        stands = standing(storage, facts.fingerprint, gone, config.retry)
         left = missing(made, lambda bucket, key: key in stands[bucket])
         self._console.print(
             f"set {facts.fingerprint}: {made.total:,} samples of {len(wanted):,} clips in {len(made.samples)} buckets, "
@@ -121,10 +123,13 @@ class _Encoding:
             soft_wrap=True,
         )
         facts.write(storage)
+        if gone:
+            self._index()  # names nothing that is not there, while it is made again
         with LazyEngine(config.ray, self._run.ray_log) as ray:
-            if left.total:
-                self._encode(ray.engine, facts, left)
+            if left.total or empty_gone:
+                self._encode(ray.engine, facts, left, gone)
         ledger(storage).pack()
+        self._record_empty(facts)
         self._index()
         return self._publish(facts, made)
 
@@ -152,14 +157,46 @@ class _Encoding:
         number = max([0, *(one.run for one in sets(storage).values())]) + 1
         return SetFacts(fingerprint, number, about, shapes, settings, versions)
 
-    def _encode(self, running: Engine, facts: SetFacts, left: Plan) -> None:
+    def _gone(self, facts: SetFacts) -> set[str]:
+        """Keys of ledger rows whose shard is not there whole; says which these are."""
+        found = set()
+        for row, what in lost(self._storage):
+            found.add(row["key"])
+            then = f"its {len(row['keys'])} samples are encoded again"
+            if row["set"] != facts.fingerprint:
+                then = "it is of another set: a run of that set's configuration makes it again"
+            self._console.print(f"{place(row['bucket'], row['name'])} {what}: {then}", soft_wrap=True, highlight=False)
+        return found
+
+    def _empty_gone(self, facts: SetFacts) -> bool:
+        """Whether the empty caption's embedding has to be made again; what is damaged is removed."""
+        name = f"{FOLDER}/{empty_name(facts.fingerprint)}"
+        if facts.empty is None or self._empty_facts(name) == facts.empty:
+            return False
+        self._console.print(f"{name} is missing or damaged: it is made again", soft_wrap=True, highlight=False)
+        self._storage.remove(name)
+        return True
+
+    def _record_empty(self, facts: SetFacts) -> None:
+        found = self._empty_facts(f"{FOLDER}/{empty_name(facts.fingerprint)}")
+        if found is not None and found != facts.empty:
+            replace(facts, empty=found).write(self._storage)
+
+    def _empty_facts(self, name: str) -> dict[str, Any] | None:
+        if not self._storage.exists(name):
+            return None
+        data = self._storage.read_bytes(name)
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _encode(self, running: Engine, facts: SetFacts, left: Plan, gone: Collection[str]) -> None:
         number = 1 + max([0, *(row["run"] or 0 for row in rows(self._storage))])
         workers = Encoders(self._config, facts.encoder, facts.fingerprint, number, str(self._scratch))
         taken: dict[str, set[int]] = defaultdict(set)
         for row in rows(self._storage, facts.fingerprint):
             taken[row["bucket"]].add(row["number"])
-        rows_of = self._rows(facts, left.samples, self._config.shard_samples, taken)
-        files, _ = write_listing(rows_of, LISTING, self._scratch, "shards", SHARDS_PER_FILE)
+        again = remade(self._storage, facts.fingerprint, gone, left.samples)
+        listed = self._listed(facts, left, again, taken)
+        files, _ = write_listing(listed, LISTING, self._scratch, "shards", SHARDS_PER_FILE)
         dead: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
         def later(row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -175,27 +212,25 @@ class _Encoding:
             ledger(self._storage).commit(row["key"], record)
             return {"key": row["key"], "uri": row["uri"], "status": "crashed", "frames": 1, "failed": 1}
 
-        follow(
-            "Encoding",
-            left.total,
-            "samples",
-            lambda moved: _pass(running, files, workers, later, moved),
-            self._run,
-            self._console,
-        )
+        self._watched("Encoding", left.total, lambda moved: _pass(running, files, workers, later, moved))
         if dead:
             total = sum(map(len, dead.values()))
             log.warning("%d samples were in shards whose worker died twice; each gets a shard of its own now", total)
             rows_of = self._rows(facts, dead, 1, taken)
             files, _ = write_listing(rows_of, LISTING, self._scratch, "alone", SHARDS_PER_FILE)
-            follow(
-                "Encoding alone",
-                total,
-                "samples",
-                lambda moved: _pass(running, files, workers, crashed, moved),
-                self._run,
-                self._console,
-            )
+            self._watched("Encoding alone", total, lambda moved: _pass(running, files, workers, crashed, moved))
+
+    def _listed(
+        self, facts: SetFacts, left: Plan, again: Sequence[Remade], taken: dict[str, set[int]]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of LISTING: shards that are made again, then new ones."""
+        for row, some in again:
+            yield _row(row["key"], row["bucket"], row["number"], some)
+        held = {(row["bucket"], sample["key"]) for row, some in again for sample in some}
+        new = missing(left, lambda bucket, key: (bucket, key) in held)
+        yield from self._rows(facts, new.samples, self._config.shard_samples, taken)
+        if not left.total:  # a worker that starts makes the empty caption's file
+            yield _row("empty", "", 0, [])
 
     def _watched(self, title: str, total: int, start: Callable[[Moved], Receipts]) -> None:
         follow(title, total, "samples", start, self._run, self._console)
@@ -208,15 +243,14 @@ class _Encoding:
             for number, some in shards(samples[bucket], size, set(taken[bucket])):
                 taken[bucket].add(number)
                 key = shard_key(facts.fingerprint, bucket, number, (sample["key"] for sample in some))
-                label = f"{bucket}, shard {number}"
-                yield {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(some))}
+                yield _row(key, bucket, number, some)
 
     def _index(self) -> None:
-        """Indexes of all buckets, made anew of what is committed."""
-        known = sets(self._storage)
+        """Indexes of all buckets, made anew of what is committed and there."""
+        known, gone = sets(self._storage), {row["key"] for row, _ in lost(self._storage)}
         found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         for row in rows(self._storage):
-            if row["name"] is not None:
+            if row["name"] is not None and row["key"] not in gone:
                 found[row["bucket"]][row["set"]].append(entry_of(row))
         for bucket in set(buckets(self._storage)) - found.keys():  # nothing is left of it
             self._storage.remove(place(bucket))
@@ -224,19 +258,12 @@ class _Encoding:
             indexed = {
                 fingerprint: LatentSet(
                     known[fingerprint].encoder,
-                    self._empty(fingerprint),
+                    known[fingerprint].empty_text,
                     tuple(sorted(entries, key=lambda entry: entry.name)),
                 )
                 for fingerprint, entries in by_set.items()
             }
             write_index(self._storage, BucketIndex(bucket, indexed))
-
-    def _empty(self, fingerprint: str) -> EmptyText | None:
-        name = f"{FOLDER}/{empty_name(fingerprint)}"
-        if not self._storage.exists(name):
-            return None
-        data = self._storage.read_bytes(name)
-        return EmptyText(empty_name(fingerprint), len(data), hashlib.sha256(data).hexdigest())
 
     def _publish(self, facts: SetFacts, made: Plan) -> Done:
         """The table of samples, and the account: every planned sample has its row."""
@@ -280,14 +307,10 @@ def _pass(
     )
 
 
-def _standing(storage: Storage, fingerprint: str, again: bool) -> dict[str, set[str]]:
-    """By bucket: keys of samples that are there, or failed for good (with `again` only those that are there)."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in rows(storage, fingerprint):
-        failed = {one["key"] for one in row["failed"] or [] if again or one["retry"]}
-        found[row["bucket"]] |= set(row["planned"]) - failed
-        found[row["bucket"]] |= set(row["keys"] or [])
-    return found
+def _row(key: str, bucket: str, number: int, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row of LISTING: a shard."""
+    label = f"{bucket}, shard {number}"
+    return {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(samples))}
 
 
 def _latest(storage: Storage) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,10 @@ MAX_FACTS = 2**20  # bytes of KEY.json
 MAX_HEADER = 2**16  # bytes of the JSON at the head of KEY.safetensors
 MAX_TENSORS = 8**11 - 1  # bytes of KEY.safetensors: what ustar can say
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
-REMEDY = "Copy the file again from where it is whole; `rushes latents verify` lists all that is damaged"
+REMEDY = (
+    "Copy the file again from where it is whole, or have it made again: `rushes latents verify DATASET --remove` "
+    "removes what is damaged, and the next `rushes latents CONFIG` makes what is not there"
+)
 
 
 class ShardError(RushesError):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from latents.dataset import read_empty
 from latents.index import FOLDER, BucketIndex, LatentSet, buckets, empty_name, place, read_index
+from latents.records import rows, sets
 from latents.shard import BLOCK, END, KEY, ShardEntry, ShardError, header, padded, parse_sample, span
+from orchestration.lock import WriterLock
 from orchestration.storage import Storage
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Problem:
     file: str  # in the data set
     key: str | None  # of the sample, where it is about one
     what: str
+    damaged: bool = False  # the file is there and can be read, and holds what it should not: `remove` takes it away
 
     def __str__(self) -> str:
         return f"{self.file}{f', sample {self.key}' if self.key else ''}: {self.what}"
@@ -48,7 +51,7 @@ def verify(storage: Storage, only: str | None = None) -> list[Problem]:
             index = read_index(storage, bucket)
         except (ShardError, FileNotFoundError) as error:
             what = error.what if isinstance(error, ShardError) else "missing: the shards beside it count for nothing"
-            found.append(Problem(name, None, what))
+            found.append(Problem(name, None, what))  # the next run writes it anew
             damaged.append(place(bucket, ""))
             continue
         named |= {place(bucket, shard.name) for each in index.sets.values() for shard in each.shards}
@@ -67,12 +70,27 @@ def verify(storage: Storage, only: str | None = None) -> list[Problem]:
     return found
 
 
+def remove(storage: Storage, problems: Sequence[Problem]) -> list[str]:
+    """Remove the damaged files that `rushes latents` can make again, and none else; returns their names.
+
+    Raises Locked while a run writes.
+    """
+    known = {f"{FOLDER}/{empty_name(fingerprint)}" for fingerprint in sets(storage)}
+    known |= {place(row["bucket"], row["name"]) for row in rows(storage) if row["name"] is not None}
+    with WriterLock(storage, "latents verify"):
+        names = sorted({one.file for one in problems if one.damaged and storage.exists(one.file)} & known)
+        for name in names:
+            storage.remove(name)
+    return names
+
+
 def _bucket(storage: Storage, index: BucketIndex) -> Iterator[Problem]:
     for fingerprint, each in index.sets.items():
+        name = f"{FOLDER}/{empty_name(fingerprint)}"
         try:
             read_empty(storage, each)
         except ShardError as error:
-            yield Problem(f"{FOLDER}/{empty_name(fingerprint)}", None, error.what)
+            yield Problem(name, None, error.what, damaged=True)
         yield from _set(storage, index.bucket, each)
 
 
@@ -83,12 +101,12 @@ def _set(storage: Storage, bucket: str, of: LatentSet) -> Iterator[Problem]:
         try:
             size = storage.fs.info(storage.path(file))["size"]
             with storage.open_read(file) as opened:
-                found = [Problem(file, key, what) for key, what in _samples(opened, entry, bucket, shapes)]
+                found = [Problem(file, key, what, True) for key, what in _samples(opened, entry, bucket, shapes)]
             if size != entry.bytes:
-                found.append(Problem(file, None, f"it has {size} bytes, the index says {entry.bytes}"))
+                found.append(Problem(file, None, f"it has {size} bytes, the index says {entry.bytes}", True))
             if found:
                 with storage.open_read(file) as opened:
-                    found += [Problem(file, key, what) for key, what in _members(opened, entry)]
+                    found += [Problem(file, key, what, True) for key, what in _members(opened, entry)]
             yield from found
         except FileNotFoundError:
             yield Problem(file, None, f"the shard is missing, with {len(entry.keys)} samples")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 import uuid
 import weakref
@@ -22,6 +23,7 @@ from latents.records import ledger, shard_row
 from latents.shard import ShardEntry, pack_tensors, write_shard
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
+from orchestration.errors import ConfigError
 from orchestration.progress import alive
 from orchestration.storage import Storage
 
@@ -51,10 +53,12 @@ class _Worker:
         self._storage = Storage(config.dataset)
         self._ledger = ledger(self._storage)
         self._vae = VideoEncoder(config.vae)
-        self._vae.setup()
         self._text = TextEncoder(config.text) if config.text.model is not None else None
+        for name, encoder in (("vae", self._vae), ("text", self._text)):
+            if encoder is not None:
+                _require_same(name, encoder.facts, settings.encoder[name])
+                encoder.setup()
         if self._text is not None:
-            self._text.setup()
             self._empty()
         self._prefetcher = Prefetcher(config.dataset, config.prefetch, settings.scratch).__enter__()
         self.close = weakref.finalize(self, self._prefetcher.__exit__, None, None, None)
@@ -72,7 +76,7 @@ class _Worker:
         samples = json.loads(row["samples"])
         counts = {"ok": 0, "failed": 0}
         failed: list[dict[str, Any]] = []
-        if not self._ledger.has(row["key"]):
+        if samples and not self._ledger.has(row["key"]):
             name = shard_name(self._settings.fingerprint, row["number"])
             path = Path(self._settings.scratch) / f"{uuid.uuid4().hex}.tar"
             entry = self._shard(path, name, row, samples, failed, beat)
@@ -160,6 +164,21 @@ class _Worker:
             "set": self._settings.fingerprint,
             "encoder": dict(self._settings.encoder),
         }
+
+
+def _require_same(name: str, here: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ConfigError where this machine's weights or settings are not those that the run was started with."""
+    here = json.loads(json.dumps(here))  # as `wanted` went
+    other = [
+        f"{field}: {wanted.get(field)!r} there, {here.get(field)!r} here"
+        for field in sorted({*wanted, *here})
+        if wanted.get(field) != here.get(field)
+    ]
+    if other:
+        raise ConfigError(
+            f"{name}.model is another one on {platform.node()}, where a worker runs, than where the run was started: "
+            f"{'; '.join(other)}. Name its {name}.revision, or give all machines the same folder"
+        )
 
 
 def _texts(embeddings: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:

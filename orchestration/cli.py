@@ -79,9 +79,12 @@ def latents(
         ),
     ],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="so many clips only, spread over all")] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="with verify: remove damaged files, which the next run makes again")
+    ] = False,
 ) -> None:
     """Shards of latents out of captioned clips; `verify`: all bytes as indexed; `decode`: a sample as mp4."""
-    _call("latents", arguments=arguments, limit=limit)
+    _call("latents", arguments=arguments, limit=limit, remove=remove)
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -34,7 +36,7 @@ from orchestration.config import load_config
 from orchestration.errors import RushesError
 from orchestration.storage import Storage
 
-COUNT, FRAMES = 60, 9
+COUNT, FRAMES = 24, 9
 BUCKET = "9x48x48"
 
 
@@ -48,7 +50,7 @@ class House:
     def __init__(self, patch: pytest.MonkeyPatch):
         self._left = -1
         self.changes = 0
-        self._patch = patch
+        self.patch = patch
         patch.setattr(running, "LazyEngine", _NoEngine)
         patch.setattr(running, "run_rows", _run_rows)
         move = Storage.move
@@ -64,12 +66,12 @@ class House:
 
     def latents(self, path: object, *arguments: object, code: int = 0) -> str:
         console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        self._patch.setattr(commands, "OUT", console)
+        self.patch.setattr(commands, "OUT", console)
         if not code:
-            commands.latents([str(path), *map(str, arguments)], limit=None)
+            commands.latents([str(path), *map(str, arguments)])
             return console.export_text()
         with pytest.raises(RushesError) as caught:
-            commands.latents([str(path), *map(str, arguments)], limit=None)
+            commands.latents([str(path), *map(str, arguments)])
         assert caught.value.exit_code == code
         return str(caught.value)
 
@@ -125,7 +127,7 @@ def config(folder: Path, dataset: Path, **sections: Any) -> Path:
         "buckets": {"table": [[9, 48, 48]]},
         "vae": {"model": "small"},
         "text": {"model": None},
-        "shard_samples": 16,
+        "shard_samples": 6,
         "report": {"enabled": False},
         **sections,
     }
@@ -151,7 +153,7 @@ def test_every_clip_is_a_sample_with_its_own_latents_and_caption(house, dataset,
     rows = {row["clip_id"]: row for row in clip_rows(Storage(dataset), set(captions))}
     encoder = VideoEncoder(load_config(LatentsConfig, path).vae)
     encoder.setup()
-    for number in range(0, COUNT, 7):
+    for number in range(0, COUNT, 5):
         sample = samples[number]
         facts = sample.facts
         assert facts["caption"] == captions[facts["clip_id"]]
@@ -241,6 +243,105 @@ def test_a_flipped_bit_is_named_and_a_sample_is_shown(house, dataset, tmp_path):
     with pytest.raises(commands.typer.Exit):
         house.latents("verify", dataset)
     assert shard.name in commands.OUT.export_text()
+
+
+def verified(dataset: Path, **options: Any) -> str:
+    """What `verify` prints of a dataset in which something is wrong."""
+    with pytest.raises(commands.typer.Exit):
+        commands.latents(["verify", str(dataset)], **options)
+    return commands.OUT.export_text()
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def test_what_is_gone_cut_or_damaged_is_named_removed_and_made_again(house, dataset, tmp_path):
+    media = sorted((dataset / "media").rglob("*.mp4"))
+    whole = media[2].read_bytes()
+    media[2].write_bytes(whole[:200])  # its sample fails: the shard holds fewer than were planned
+    path = config(tmp_path, dataset, text={"model": "minilm"})
+    house.latents(path, "limit=9")  # what later runs plan is cut otherwise
+    house.latents(path)
+    before, rows = files(dataset), table(dataset, "samples")
+    shards = sorted((dataset / "latents" / BUCKET).glob("*.tar"))
+    assert len(shards) == 5
+    (dataset / "latents" / BUCKET / "index.json").write_bytes(b"{}")
+    for shard in shards[:2]:
+        shard.unlink()
+    text = house.latents(path)
+    assert all(f"{shard.name} is missing: its" in text for shard in shards[:2])
+    assert files(dataset) == before
+
+    os.truncate(shards[1], 5000)
+    flip(shards[2])
+    flip(empty := next((dataset / "latents").glob("*-empty.safetensors")))
+    shards[3].unlink()
+    house.patch.setattr(commands, "OUT", Console(width=200, record=True, file=io.StringIO()))
+    named = verified(dataset)
+    assert all(path.name in named for path in (*shards[1:4], empty))
+    assert shards[0].name not in named
+    assert shards[2].exists()
+    removed = verified(dataset, remove=True)
+    assert "3 files removed" in removed
+    assert not any(path.exists() for path in (*shards[1:4], empty))
+    assert shards[0].exists()
+    text = house.latents(path)
+    assert all(f"{shard.name} is missing" in text for shard in shards[1:4])
+    assert files(dataset) == before
+    assert table(dataset, "samples") == rows
+    assert "every shard is as its index says" in house.latents("verify", dataset)
+    empty.unlink()
+    assert "it is made again" in house.latents(path)
+    assert files(dataset) == before
+    assert "0 to encode" in house.latents(path)
+
+
+@pytest.mark.parametrize("points", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_making_again_may_be_killed_at_any_point(house, dataset, tmp_path, points):
+    path = config(tmp_path, dataset)
+    house.latents(path)
+    before, start = files(dataset), house.changes
+    shards = sorted((dataset / "latents" / BUCKET).glob("*.tar"))
+    shards[1].unlink()
+    house.latents(path)
+    changes = house.changes - start
+    assert files(dataset) == before
+    for point in sorted(random.Random(points).choices(range(changes), k=points)):
+        shards[1].unlink()
+        os.truncate(shards[2], 99)
+        with house.killed_before(point):
+            house.latents(path)
+        house.latents(path)
+        assert files(dataset) == before, f"killed before change {point} of {changes}"
+
+
+def test_a_lost_shard_of_another_set_is_left_out_of_the_index_until_its_own_run(house, dataset, tmp_path):
+    first, second = config(tmp_path, dataset), config(tmp_path, dataset, vae={"model": "small", "moments": "mean"})
+    house.latents(first)
+    shard = sorted((dataset / "latents" / BUCKET).glob("*.tar"))[1]
+    house.latents(second)
+    before = files(dataset)
+    shard.unlink()
+    assert f"{shard.name} is missing: it is of another set" in house.latents(second)
+    assert "every shard is as its index says" in house.latents("verify", dataset)
+    house.latents(first)
+    assert files(dataset) == before
+
+
+def test_a_worker_with_other_weights_refuses(house, dataset, tmp_path, monkeypatch):
+    facts = running.VideoEncoder.facts
+    monkeypatch.setattr(
+        running,
+        "VideoEncoder",
+        lambda given: SimpleNamespace(facts={**facts.func(VideoEncoder(given)), "weights": "f00d"}),
+    )
+    text = house.latents(config(tmp_path, dataset), code=2)
+    assert "vae.model is another one on" in text
+    assert "weights: 'f00d' there" in text
+    assert not list((dataset / "latents").rglob("*.tar"))
 
 
 def test_a_takedown_takes_latents_along(house, dataset, tmp_path):
