@@ -187,9 +187,9 @@ def read_empty(storage: Storage, of: LatentSet) -> tuple[torch.Tensor, int] | No
         if set(tensors) != {"text.0", "text.0.tokens"}:
             raise ValueError(f"it holds {sorted(tensors)}, not one text")
     except FileNotFoundError:
-        raise ShardError(storage.path(name), None, "the empty caption's embedding is missing") from None
+        raise ShardError(f"{storage.uri}/{name}", None, "the empty caption's embedding is missing") from None
     except ValueError as error:
-        raise ShardError(storage.path(name), None, str(error)) from None
+        raise ShardError(f"{storage.uri}/{name}", None, str(error)) from None
     return text[0], tokens[0]
 
 
@@ -203,9 +203,9 @@ def _indexes(storage: Storage, wanted: Sequence[str] | None) -> list[BucketIndex
             found.append(read_index(storage, bucket))
         except FileNotFoundError:
             if wanted is not None:
-                raise ConfigError(f"{storage.path(place(bucket))} is not there; buckets: {buckets(storage)}") from None
+                raise ConfigError(f"{storage.uri}/{place(bucket)} is not there; buckets: {buckets(storage)}") from None
     if not found:
-        raise ConfigError(f"{storage.path(FOLDER)} has no {NAME} of any bucket; `rushes latents` makes them")
+        raise ConfigError(f"{storage.uri}/{FOLDER} has no {NAME} of any bucket; `rushes latents` makes them")
     return found
 
 
@@ -215,7 +215,7 @@ def _only_set(storage: Storage, indexes: list[BucketIndex], wanted: str | None) 
         return there[0]
     if wanted not in there:
         asked = "several sets of latents and none was chosen" if wanted is None else f"no set {wanted}"
-        raise ConfigError(f"{storage.path(FOLDER)} has {asked}; there are: {', '.join(there) or 'none'}")
+        raise ConfigError(f"{storage.uri}/{FOLDER} has {asked}; there are: {', '.join(there) or 'none'}")
     return wanted
 
 

@@ -85,14 +85,14 @@ def buckets(storage: Storage) -> list[str]:
 def read_index(storage: Storage, bucket: str) -> BucketIndex:
     """Raises ShardError for one that is damaged, FileNotFoundError where there is none."""
     name = place(bucket)
-    return parse_index(storage.read_bytes(name), bucket, storage.path(name))
+    return parse_index(storage.read_bytes(name), bucket, f"{storage.uri}/{name}")
 
 
 def write_index(storage: Storage, index: BucketIndex) -> None:
     """Publish: all that the index names has to be there already. Raises ShardError for what no reader would believe."""
     name = place(index.bucket)
     data = index_bytes(index)
-    parse_index(data, index.bucket, storage.path(name))
+    parse_index(data, index.bucket, f"{storage.uri}/{name}")
     storage.write_bytes(name, data)
 
 

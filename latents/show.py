@@ -36,7 +36,7 @@ def decode(config: LatentsConfig, key: str) -> str:
     name = f"{FOLDER}/decoded/{key}.mp4"
     storage = Storage(config.dataset)
     storage.write_bytes(name, mp4(np.concatenate([source, made], axis=2), sample.facts["fps"] or RATE))
-    return f"{storage.path(name)}: source left, reconstruction right, PSNR {psnr(source, made):.2f} dB"
+    return f"{storage.uri}/{name}: source left, reconstruction right, PSNR {psnr(source, made):.2f} dB"
 
 
 def source_frames(storage: Storage, sample: LatentSample) -> np.ndarray:

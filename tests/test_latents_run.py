@@ -50,7 +50,7 @@ class House:
     def __init__(self, patch: pytest.MonkeyPatch):
         self._left = -1
         self.changes = 0
-        self.patch = patch
+        self._patch = patch
         patch.setattr(running, "LazyEngine", _NoEngine)
         patch.setattr(running, "run_rows", _run_rows)
         move = Storage.move
@@ -65,8 +65,7 @@ class House:
         patch.setattr(Storage, "move", counted)
 
     def latents(self, path: object, *arguments: object, code: int = 0) -> str:
-        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        self.patch.setattr(commands, "OUT", console)
+        console = self._console()
         if not code:
             commands.latents([str(path), *map(str, arguments)])
             return console.export_text()
@@ -74,6 +73,18 @@ class House:
             commands.latents([str(path), *map(str, arguments)])
         assert caught.value.exit_code == code
         return str(caught.value)
+
+    def verified(self, dataset: object, **options: bool) -> str:
+        """What `verify` prints of a dataset in which something is wrong."""
+        console = self._console()
+        with pytest.raises(commands.typer.Exit):
+            commands.latents(["verify", str(dataset)], **options)
+        return console.export_text()
+
+    def _console(self) -> Console:
+        console = Console(width=200, record=True, file=io.StringIO())
+        self._patch.setattr(commands, "OUT", console)
+        return console
 
     @contextlib.contextmanager
     def killed_before(self, change: int) -> Iterator[None]:
@@ -121,7 +132,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> House:
     return House(monkeypatch)
 
 
-def config(folder: Path, dataset: Path, **sections: Any) -> Path:
+def config(folder: Path, dataset: object, **sections: Any) -> Path:
     settings = {
         "dataset": str(dataset),
         "buckets": {"table": [[9, 48, 48]]},
@@ -237,19 +248,8 @@ def test_a_flipped_bit_is_named_and_a_sample_is_shown(house, dataset, tmp_path):
     assert "PSNR" in shown
     assert (dataset / "latents" / "decoded" / f"{key}.mp4").stat().st_size > 500
     shard = sorted((dataset / "latents" / BUCKET).glob("*.tar"))[1]
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 4
-    shard.write_bytes(data)
-    with pytest.raises(commands.typer.Exit):
-        house.latents("verify", dataset)
-    assert shard.name in commands.OUT.export_text()
-
-
-def verified(dataset: Path, **options: Any) -> str:
-    """What `verify` prints of a dataset in which something is wrong."""
-    with pytest.raises(commands.typer.Exit):
-        commands.latents(["verify", str(dataset)], **options)
-    return commands.OUT.export_text()
+    flip(shard)
+    assert shard.name in house.verified(dataset)
 
 
 def flip(path: Path) -> None:
@@ -279,12 +279,11 @@ def test_what_is_gone_cut_or_damaged_is_named_removed_and_made_again(house, data
     flip(shards[2])
     flip(empty := next((dataset / "latents").glob("*-empty.safetensors")))
     shards[3].unlink()
-    house.patch.setattr(commands, "OUT", Console(width=200, record=True, file=io.StringIO()))
-    named = verified(dataset)
+    named = house.verified(dataset)
     assert all(path.name in named for path in (*shards[1:4], empty))
     assert shards[0].name not in named
     assert shards[2].exists()
-    removed = verified(dataset, remove=True)
+    removed = house.verified(dataset, remove=True)
     assert "3 files removed" in removed
     assert not any(path.exists() for path in (*shards[1:4], empty))
     assert shards[0].exists()

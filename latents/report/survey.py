@@ -259,7 +259,7 @@ def _add_indexes(storage: Storage, survey: Survey) -> None:
         try:
             index = read_index(storage, bucket)
         except FileNotFoundError:
-            survey.damaged.append(f"{storage.path(place(bucket))} is not there: no reader sees what lies beside it")
+            survey.damaged.append(f"{storage.uri}/{place(bucket)} is not there: no reader sees what lies beside it")
             continue
         except ShardError as error:
             survey.damaged.append(str(error))
