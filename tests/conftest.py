@@ -1,12 +1,14 @@
-"""Fixtures of all tests: the sample videos."""
+"""Fixtures of all tests: the sample videos, a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 SAMPLES = Path(os.environ.get("RUSHES_SAMPLES") or Path(__file__).parents[1] / ".cache" / "samples")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,3 +56,19 @@ def samples() -> Path:
 def film() -> Path:
     """bbb.mp4: 596 s, 1280x720, 24 frames/s, H.264. For slow tests."""
     return _fetched("film")[0]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: `make setup` installs it"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as tool:
+        if binary is None and not Path(tool.chromium.executable_path).exists():
+            pytest.skip("no Chromium found: `make setup` installs it where it can")
+        chromium = tool.chromium.launch(executable_path=binary, args=FLAGS)
+        yield chromium
+        chromium.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,10 @@ from curation.report.page import Amounts, curation_page
 from orchestration.report import LIMIT, build_report, save_page
 from orchestration.storage import Storage
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 HOSTILE = (
     "</script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>\n"
     "\u202ejavascript:alert(1)<b>&amp;"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: `make setup` installs it"
-    )
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    binary = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as tool:
-        if binary is None and not Path(tool.chromium.executable_path).exists():
-            pytest.skip("no Chromium found: `make setup` installs it where it can")
-        chromium = tool.chromium.launch(executable_path=binary, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

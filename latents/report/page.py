@@ -16,7 +16,7 @@ from latents.config import LatentsConfig
 from latents.derive import Tally
 from latents.report.pictures import Decoder, Gallery
 from latents.report.survey import Holding, SetSurvey, Survey, choose, survey_latents, tally_of
-from orchestration.report import Page, Section, environment, formats
+from orchestration.report import Page, Section, environment, formats, strips
 from orchestration.storage import Storage
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,7 +71,11 @@ def latents_page(
     table = [_set_row(one, newest, latest, names) for one in found]
     groups = [_bucket_rows(one, tally if one.fingerprint == latest else None) for one in found]
     shown = [gallery for gallery in galleries if gallery.samples or gallery.why or gallery.damaged]
-    measured = [_strips(gallery) for gallery in galleries if gallery.channels.samples]
+    measured = [
+        strips([*gallery.channels.rows, gallery.channels.whole]) | {"gallery": gallery}
+        for gallery in galleries
+        if gallery.channels.samples
+    ]
     decoded = {"galleries": shown, "asked": samples, "decoded": len(galleries)}
     return Page(
         title="Latents",
@@ -171,21 +175,4 @@ def _bucket_rows(one: SetSurvey, tally: Tally | None) -> dict[str, Any]:
         "total": total,
         "most": max((held.samples for _, held, _ in rows), default=0),
         "unknown": one.total.samples - total["windows"] if total else 0,
-    }
-
-
-def _strips(gallery: Gallery) -> dict[str, Any]:
-    """Each channel's mean and deviation, and where they lie on an axis, in per cent of its width."""
-    rows = [*gallery.channels.rows, gallery.channels.whole]
-    reach = 1.1 * max([1.0, *(abs(mean) + deviation for mean, deviation in rows)])
-
-    def strip(mean: float, deviation: float) -> dict[str, Any]:
-        left, width = 50 * (1 + (mean - deviation) / reach), 100 * deviation / reach
-        return {"mean": mean, "deviation": deviation, "left": f"{left:.2f}", "width": f"{width:.2f}"}
-
-    return {
-        "gallery": gallery,
-        "channels": [strip(*row) for row in rows[:-1]],
-        "whole": strip(*rows[-1]),
-        "band": (f"{50 * (1 - 1 / reach):.2f}", f"{100 / reach:.2f}"),  # -1 to 1
     }

@@ -13,7 +13,7 @@ from orchestration.report.page import Page, Section
 from orchestration.storage import Storage
 
 FOLDER = "report/pages"
-ORDER = ("curation", "captions", "latents", "training")  # slugs, as the report shows them
+ORDER = ("curation", "captions", "vae", "latents", "training")  # slugs, as the report shows them
 
 
 def save_page(storage: Storage, page: Page) -> None:

@@ -63,7 +63,8 @@ const report = (() => {
   try { showBoxes(localStorage.getItem("rushes-boxes") !== "hidden", false); } catch { /* shown */ }
 
   // ---- charts ----------------------------------------------------------------------------------------------------
-  // {x: labels | centres, width?, category?, series: [{name, role, y}], lines: [{x, label, reject}], hover: [text], range?}
+  // Bars: {x: labels | centres, width?, category?, series: [{name, role, y}], lines: [{x, label, reject}], hover: [text], range?}
+  // Curves: {curves: [{name, role, x, y, dots?}], lines: [{x, label}], range, log?: steps of the ticks}
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const drawn = new Set();
   let printing = false, before = "";
@@ -83,7 +84,11 @@ const report = (() => {
     const spec = data.charts[element.dataset.chart];
     const ink = colour("--ink-2"), line = colour("--line");
     const font = { family: colour("--sans"), size: 11, color: ink };
-    const traces = spec.series.map((series) => ({
+    const traces = spec.curves?.map((curve) => ({
+      type: "scatter", mode: curve.dots ? "lines+markers" : "lines", name: plain(curve.name), x: curve.x, y: curve.y,
+      line: { color: colour("--" + curve.role), width: 1.5 }, marker: { size: 5 },
+      hovertemplate: plain(curve.name) + " %{y:.4~g}<br>step %{x:,}<extra></extra>",
+    })) ?? spec.series.map((series) => ({
       type: "bar", name: plain(series.name), x: spec.category ? spec.x.map(plain) : spec.x, y: series.y, width: spec.width,
       marker: { color: colour("--" + series.role), line: { width: 0 } },
       hovertext: spec.hover.map(plain).map((text) => text.replace(/\n/g, "<br>")), hoverinfo: "text",
@@ -109,9 +114,9 @@ const report = (() => {
       width: printing ? (element.closest(".wide") ? 620 : 280) : undefined, height: printing ? (element.closest(".wide") ? 250 : 190) : undefined, autosize: !printing,
       margin: { l: 40, r: 6, t: spec.lines?.length ? 22 : 8, b: 24 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      xaxis: { ...axis, range: spec.range, type: spec.category ? "category" : "linear", ticks: spec.category ? "" : "outside", ticklen: 3, nticks: 7 },
-      yaxis: { ...axis, showgrid: true, gridcolor: line, nticks: 4, showline: false, rangemode: "tozero", tickformat: "~s" },
-      hovermode: "closest", dragmode: false,
+      xaxis: { ...axis, range: spec.range, type: spec.category ? "category" : "linear", tickformat: spec.curves && "~s", ticks: spec.category ? "" : "outside", ticklen: 3, nticks: 7 },
+      yaxis: { ...axis, showgrid: true, gridcolor: line, nticks: spec.curves ? 6 : 4, showline: false, ...(spec.curves ? { type: spec.log ? "log" : "linear", dtick: spec.log, tickformat: "~g", automargin: true } : { rangemode: "tozero", tickformat: "~s" }) },
+      hovermode: spec.curves ? "x" : "closest", dragmode: false,
       hoverlabel: { bgcolor: colour("--card"), bordercolor: line, font: { ...font, size: 12, color: colour("--ink") }, align: "left" },
     }, { displayModeBar: false, responsive: true, staticPlot: false });
     drawn.add(element);
