@@ -1,0 +1,1 @@
+"""The report's page about a VAE that is trained."""
