@@ -76,7 +76,7 @@ def _missed(video: Video) -> float:
 
 def _lead(quality: Quality | None) -> str:
     if quality is None:
-        return "There are no figures yet: the run measures at its end, and rushes train-vae measure at any time."
+        return "There are no figures yet: the run measures at its end."
     if not quality.videos:
         return "No video was measured."
     met, count = sum(_missed(video) == 0 for video in quality.videos), len(quality.videos)
@@ -86,7 +86,7 @@ def _lead(quality: Quality | None) -> str:
 def _pictures_lead(quality: Quality | None) -> str:
     if quality is None or not any(video.pictures for video in quality.videos):
         return ""
-    return f"Left the source, then {BASELINE}, then the VAE, with their PSNR. A click shows a row at its full size."
+    return "The middle frame of a window, and the PSNR of all its frames. A click shows a row at its full size."
 
 
 def _training_lead(survey: Survey) -> str:

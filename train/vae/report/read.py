@@ -13,7 +13,7 @@ from train.vae.config import StageConfig
 
 
 class Scores(BaseModel):
-    """Of all frames of a video's windows. psnr, flicker: dB; flicker is the PSNR of frame differences."""
+    """Means over a video's windows. psnr, flicker: dB; flicker is the PSNR of frame differences."""
 
     psnr: float
     ssim: float
@@ -21,7 +21,7 @@ class Scores(BaseModel):
 
 
 class Pictures(BaseModel):
-    """A frame and what the two made of it: names in `pictures/`, and dB."""
+    """The middle frame of a window and what the two made of it: names in `pictures/`; dB of the whole window."""
 
     source: str
     pca: str
@@ -44,10 +44,10 @@ class Video(BaseModel):
 class Latents(BaseModel):
     """Moments of each channel over all windows, after the scaling factor."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scaling_factor: float
-    windows: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    scaling_factor: float = 1.0
+    windows: int = 0
 
     @property
     def rows(self) -> list[tuple[float, float]]:
