@@ -177,7 +177,7 @@ def test_curves_are_what_was_logged_and_stages_are_marked(output: Path):
     found = curves(page, "psnr")
     assert found["training batches"] == [(step, 20 + step / 100) for step in range(50, 1001, 50)]
     assert found["held out"] == [(500, 24.0), (1000, 29.0)]
-    assert [(line["x"], line["label"]) for line in page.charts["vae-loss"]["lines"]] == [(450, "1")]
+    assert [(line["x"], line["label"]) for line in page.charts["vae-loss"]["lines"]] == [(400, "1")]
     assert page.charts["vae-loss"]["log"]
     assert curves(page, "discriminator") == {"Discriminator": [(850, 1.1), (900, 1.1), (950, 1.1), (1000, 1.1)]}
     assert "vae-adversarial" not in page.charts  # it never played

@@ -86,7 +86,7 @@ const report = (() => {
     const font = { family: colour("--sans"), size: 11, color: ink };
     const traces = spec.curves?.map((curve) => ({
       type: "scatter", mode: curve.dots ? "lines+markers" : "lines", name: plain(curve.name), x: curve.x, y: curve.y,
-      line: { color: colour("--" + curve.role), width: 1.5 }, marker: { size: 5 },
+      line: { color: colour("--" + curve.role), width: 1.5 }, marker: { size: 5 }, cliponaxis: false,
       hovertemplate: plain(curve.name) + " %{y:.4~g}<br>step %{x:,}<extra></extra>",
     })) ?? spec.series.map((series) => ({
       type: "bar", name: plain(series.name), x: spec.category ? spec.x.map(plain) : spec.x, y: series.y, width: spec.width,

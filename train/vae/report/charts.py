@@ -102,9 +102,11 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _beginnings(steps: Steps) -> list[tuple[int, int]]:
-    """(stage, step it was first logged at) of all but the first."""
+    """(stage, last step that was logged before it) of all but the first."""
     found: dict[int, int] = {}
+    before = 0
     for step, line in steps.items():
         if math.isfinite(stage := line.get("stage", math.nan)):
-            found.setdefault(int(stage), step)
+            found.setdefault(int(stage), before)
+            before = step
     return list(found.items())[1:]
