@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from latents.index import (
 from latents.plan import Plan, captions, missing, plan, shard_key, shards
 from latents.records import SetFacts, entry_of, kind_of, ledger, rows, sets
 from latents.report.write import write_report
+from latents.samples import FAILED, OK, SAMPLES, SKIPPED, TABLE, sample_rows
 from latents.standing import Remade, lost, remade, standing
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
@@ -46,18 +48,7 @@ from orchestration.tables import Publication
 _TEXTS = ("key", "uri", "bucket", "samples")
 LISTING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("number", pa.int64())])
 SHARDS_PER_FILE = 100  # of a listing
-TABLE = "samples"
-SAMPLES = pa.schema(
-    [
-        ("key", pa.string()),  # null: a clip that gives no sample
-        ("clip_id", pa.string()),
-        ("set", pa.string()),
-        ("bucket", pa.string()),
-        ("status", pa.string()),  # ok, failed, or skipped: in no bucket
-        ("reason", pa.string()),
-        ("shard", pa.string()),  # relative to the data set
-    ]
-)
+ROWS = 4096  # of the table of samples, at a time
 
 
 @dataclass(frozen=True)
@@ -267,28 +258,22 @@ class _Encoding:
 
     def _publish(self, facts: SetFacts, made: Plan) -> Done:
         """The table of samples, and the account: every planned sample has its row."""
-        reasons: Counter[str] = Counter(kind_of(reason) for _, reason in made.skipped)
+        reasons: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         seen: set[str] = set()
         failed = 0
-        pending: list[dict[str, Any]] = []
+        rows_of = sample_rows(self._storage, facts.fingerprint, made.skipped)
         with Publication(self._storage, {TABLE: SAMPLES}) as tables:
-            for row in _latest(self._storage):
-                if row["set"] == facts.fingerprint:
-                    seen.add(row["key"])
-                    counts[row["bucket"]] += row["status"] == "ok"
-                    if row["status"] == "failed":
-                        failed += 1
-                        reasons[kind_of(row["reason"])] += 1
-                pending.append(row)
-                if len(pending) >= 4096:
-                    tables.add(TABLE, pa.Table.from_pylist(pending, SAMPLES))
-                    pending = []
-            skipped = [
-                {"clip_id": clip_id, "set": facts.fingerprint, "status": "skipped", "reason": reason}
-                for clip_id, reason in made.skipped
-            ]
-            tables.add(TABLE, pa.Table.from_pylist([*pending, *skipped], SAMPLES))
+            while some := list(islice(rows_of, ROWS)):
+                tables.add(TABLE, pa.Table.from_pylist(some, SAMPLES))
+                for row in some:
+                    if row["set"] == facts.fingerprint:
+                        if row["status"] != OK:
+                            reasons[kind_of(row["reason"])] += 1
+                        if row["status"] != SKIPPED:
+                            seen.add(row["key"])
+                            counts[row["bucket"]] += row["status"] == OK
+                            failed += row["status"] == FAILED
         planned = {sample["key"] for samples in made.samples.values() for sample in samples}
         if left := planned - seen:
             raise RushesError(f"{len(left)} samples have no row, the first: {min(left)}; run the same command again")
@@ -311,28 +296,3 @@ def _row(key: str, bucket: str, number: int, samples: Sequence[dict[str, Any]]) 
     """A row of LISTING: a shard."""
     label = f"{bucket}, shard {number}"
     return {"key": key, "uri": label, "bucket": bucket, "number": number, "samples": json.dumps(list(samples))}
-
-
-def _latest(storage: Storage) -> Iterator[dict[str, Any]]:
-    """A row of the samples table for each sample of each set: the file that holds it, or why none does."""
-    made: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows(storage):
-        for failure in row["failed"] or []:
-            name = row["set"], row["bucket"], failure["key"]
-            made.setdefault(name, _sample(row, failure["key"], failure["clip_id"], failure["reason"]))
-        for key in row["keys"] or []:
-            made[row["set"], row["bucket"], key] = _sample(row, key, key.rpartition("-w")[0], None)
-    for name in sorted(made):
-        yield made[name]
-
-
-def _sample(row: Mapping[str, Any], key: str, clip_id: str, reason: str | None) -> dict[str, Any]:
-    return {
-        "key": key,
-        "clip_id": clip_id,
-        "set": row["set"],
-        "bucket": row["bucket"],
-        "status": "ok" if reason is None else "failed",
-        "reason": reason,
-        "shard": None if reason is not None else f"{FOLDER}/{row['bucket']}/{row['name']}",
-    }

@@ -238,6 +238,10 @@ def test_what_gives_no_sample_is_a_row_with_its_reason(house, dataset, tmp_path)
     skipped = [row for row in table(dataset, "samples") if row["status"] == "skipped"]
     assert len(skipped) == COUNT
     assert all(row["reason"].startswith("too short") for row in skipped)
+    house.latents(config(tmp_path, dataset, buckets={"table": [[9, 48, 48], [17, 48, 48]]}))
+    rows = table(dataset, "samples")
+    assert [row for row in rows if row["status"] == "skipped"] == skipped
+    assert len(rows) == 2 * COUNT
 
 
 def test_a_flipped_bit_is_named_and_a_sample_is_shown(house, dataset, tmp_path):

@@ -20,14 +20,14 @@ from latents.derive import Tally
 from latents.index import buckets as bucket_names
 from latents.index import place, read_index
 from latents.records import SetFacts, kind_of, sets
+from latents.samples import FAILED, OK, SKIPPED, TABLE
 from latents.shard import ShardError
 from latents.windows import Row
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
 
-SAMPLES = "samples"  # the table that latents.run publishes
 DISTINCT = 200  # reasons that are told apart
-STATES = OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+STATES = OK, FAILED, SKIPPED
 
 
 @dataclass
@@ -110,7 +110,7 @@ def survey_latents(storage: Storage, pool: int) -> Survey:
     survey = Survey(found, kept, len(captioned))
     _add_indexes(storage, survey)
     outcomes: dict[str, dict[str, _Rows]] = defaultdict(lambda: defaultdict(_Rows))
-    for table in snapshot(storage, SAMPLES, ["key", "clip_id", "set", "bucket", "status", "reason"]):
+    for table in snapshot(storage, TABLE, ["key", "clip_id", "set", "bucket", "status", "reason"]):
         clips = hashes(table.column("clip_id").combine_chunks())
         for (fingerprint, state), rows in _groups(table, ("set", "status")):
             outcomes[fingerprint][state].add(clips[rows], table.column("reason").take(pa.array(rows)))
@@ -155,7 +155,7 @@ def tally_of(
     tally = None
     if one is not None and one.facts is not None and one.facts.settings == config.fingerprint():
         tally = Tally([Bucket(*shape) for shape in one.facts.buckets])
-        for table in snapshot(storage, SAMPLES, ["key", "clip_id", "set", "bucket", "status"]):
+        for table in snapshot(storage, TABLE, ["key", "clip_id", "set", "bucket", "status"]):
             own = pc.and_(pc.equal(table.column("set"), one.fingerprint), pc.equal(table.column("status"), OK))
             for row in table.filter(own).to_pylist():
                 there.add((row["bucket"], row["key"]))
