@@ -29,6 +29,8 @@ class VAEConfig:
     """Fields are those of diffusers' config.json; the defaults are CogVideoX-2B's.
 
     scaling_factor: latents times this have a standard deviation of about 1 (2B: 1.15258426, 5B: 0.7).
+    latents_mean, latents_std: of each channel, not scaled, as measured when the VAE was trained; empty: unknown. For
+        the record: as in diffusers nothing here applies them.
     sample_height, sample_width: px, the size that the VAE is made for; where diffusers tiles, tiles are half of it.
     """
 
@@ -41,6 +43,8 @@ class VAEConfig:
     sample_height: int = 480
     sample_width: int = 720
     scaling_factor: float = 1.15258426
+    latents_mean: tuple[float, ...] = ()
+    latents_std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.block_out_channels) != LEVELS:
@@ -134,8 +138,6 @@ class CausalVAE(Network):
         "act_fn": "silu",
         "force_upcast": True,
         "invert_scale_latents": False,
-        "latents_mean": None,
-        "latents_std": None,
         "norm_eps": EPS,
         "shift_factor": None,
         "temporal_compression_ratio": TEMPORAL,
@@ -153,6 +155,9 @@ class CausalVAE(Network):
     def check(cls, found: dict[str, Any], path: Path) -> None:
         """Names other blocks."""
         found.pop("sample_size", None)  # of early files; nothing reads it
+        for key in ("latents_mean", "latents_std"):
+            if found.get(key, ()) is None:
+                del found[key]
         for key, block in BLOCKS.items():
             if set(kinds := found.pop(key, [block])) != {block}:
                 raise ValueError(f"{path} has {key} {kinds}; rushes has {block} only")
@@ -161,7 +166,8 @@ class CausalVAE(Network):
     def describe(cls, config: VAEConfig) -> dict[str, Any]:
         """The config.json of a configuration."""
         blocks = {key: [block] * len(config.block_out_channels) for key, block in BLOCKS.items()}
-        return {**super().describe(config), **blocks}
+        content = {**super().describe(config), **blocks}
+        return {key: content[key] if content[key] != () else None for key in content}  # what diffusers writes
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -223,6 +229,26 @@ class CausalVAE(Network):
     def unscaled(self, latents: Tensor) -> Tensor:
         """What `decode` takes."""
         return latents / self.config.scaling_factor
+
+    @torch.no_grad()
+    def normalise(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that latents become (latents - mean) / std, and the decoder takes those.
+
+        Both [C], a channel's. Reconstructions stay what they were but at the borders: around the picture the decoder's
+        first convolution sees zeros, which now stand for `mean`.
+        """
+        out, channels = self.encoder.conv_out.conv, self.config.latent_channels
+        assert out.bias is not None
+        rows = (slice(None), *[None] * (out.weight.ndim - 1))
+        out.weight[:channels].div_(std[rows])
+        out.bias[:channels].sub_(mean).div_(std)
+        out.bias[channels:].sub_(2 * std.log())
+        takers = [self.decoder.conv_in.conv]
+        takers += [c.conv for m in self.decoder.modules() if isinstance(m, SpatialNorm) for c in (m.conv_y, m.conv_b)]
+        for conv in takers:
+            assert conv.bias is not None
+            conv.bias.add_(conv.weight.sum((2, 3, 4)) @ mean)
+            conv.weight.mul_(std[None, :, None, None, None])
 
     def forward(self, video: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior]:
         """Reconstruction and posterior of a whole video, unchunked: for training."""

@@ -17,6 +17,7 @@ COMMANDS = {
     "select": "curation.commands:select",
     "caption": "captioning.commands:caption",
     "latents": "latents.commands:latents",
+    "train-vae": "train.commands:train_vae",
     "status": "curation.commands:status",
     "report": "curation.commands:report",
     "explain": "curation.commands:explain",
@@ -85,6 +86,12 @@ def latents(
 ) -> None:
     """Shards of latents out of captioned clips; `verify`: all bytes as indexed; `decode`: a sample as mp4."""
     _call("latents", arguments=arguments, limit=limit, remove=remove)
+
+
+@app.command("train-vae")
+def train_vae(config: ConfigPath, overrides: Overrides = None) -> None:
+    """A VAE of your own, learnt from a curated data set; resumes, and ends with what it is worth."""
+    _call("train-vae", config=config, overrides=overrides or [])
 
 
 @app.command()

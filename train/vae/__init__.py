@@ -1,0 +1,1 @@
+"""Training a VAE of one's own: `rushes train-vae`."""

@@ -1,0 +1,58 @@
+"""What a training says of itself: metrics.jsonl first, the same in TensorBoard, a line with the time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+
+from orchestration.progress import Progress
+
+
+class Watch:
+    """Context manager, of the process that writes. `seconds` go on from what `before` says."""
+
+    def __init__(self, output: Path, total: int, before: float, console: Console):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._lines = (output / "metrics.jsonl").open("a", buffering=1)
+        self._lines.write("\n")  # behind a line that a kill cut off
+        self._board = SummaryWriter(str(output / "tensorboard"))
+        self._progress = Progress("Training", total, "steps", 0, console)
+        self._total, self._before, self._begun = total, before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """That the training took so far, earlier runs of it included."""
+        return self._before + time.monotonic() - self._begun
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+        self._board.close()
+        self._lines.close()
+
+    def step(self, done: int, frames: int) -> None:
+        """So many steps are done, and so many frames were seen."""
+        self._progress.update(done, 0, frames, {}, [])
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line, and a curve each."""
+        self._lines.write(json.dumps({"t": round(self.seconds, 2), "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """uint8 [H, W, 3]."""
+        self._board.add_image(name, picture, step, dataformats="HWC")
