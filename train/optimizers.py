@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class ConvMuon(torch.optim.Muon):
@@ -47,5 +47,5 @@ def scale_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     """An exponential moving average of weights takes one step towards them."""
-    mean: list[Tensor] = list(average.parameters())
-    torch._foreach_lerp_(mean, list(network.parameters()), 1 - decay)
+    for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)

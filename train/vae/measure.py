@@ -9,6 +9,7 @@ first, which the VAE encodes for itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -70,7 +71,7 @@ class LinearCode:
 
     @classmethod
     def fit(cls, videos: Iterable[np.ndarray], components: int, each: int) -> LinearCode:
-        """On blocks of uint8 videos [T, H, W, 3] without their first frames, `each` of a video, drawn by a fixed seed."""
+        """On blocks of uint8 videos [T, H, W, 3] without their first frames, `each` of one, drawn by a seed."""
         rng = np.random.default_rng(0)
         total, outer, sums = 0, np.zeros((np.prod(BLOCK) * 3,) * 2), np.zeros(np.prod(BLOCK) * 3)
         for video in videos:
@@ -242,7 +243,7 @@ def _latents(network: CausalVAE, clips: Sequence[Clip]) -> dict[str, Any]:
 
 def _interpolations(network: CausalVAE, clips: Sequence[Clip], count: int, folder: Path) -> Iterator[list[str]]:
     """Pictures along the straight line between the latents of two clips of one shape."""
-    pairs = [(a, b) for a, b in zip(clips, clips[1:], strict=False) if a.frames.shape == b.frames.shape]
+    pairs = [(a, b) for a, b in itertools.pairwise(clips) if a.frames.shape == b.frames.shape]
     device = next(network.parameters()).device
     for number, place in enumerate(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)):
         with torch.no_grad():

@@ -61,11 +61,11 @@ def load_windows(config: TrainVaeConfig) -> Windows:
     folder = Path(config.output) / "windows"
     try:
         index = json.loads((folder / INDEX).read_text())
-        arrays = [_mapped(folder / name, index[name]) for name in (PIXELS, STILLS)]
+        videos, stills = (_mapped(folder / name, index[name]) for name in (PIXELS, STILLS))
     except (OSError, ValueError, KeyError) as error:
         raise RushesError(f"{folder} is damaged ({error}): remove it, and it is made again") from error
     held = np.array([is_held_out(clip, config.windows.held_out) for clip in index["clips"]], bool)
-    return Windows(*arrays, np.flatnonzero(~held), np.flatnonzero(held), index["clips"])
+    return Windows(videos, stills, np.flatnonzero(~held), np.flatnonzero(held), index["clips"])
 
 
 def make_windows(config: TrainVaeConfig, console: Console) -> None:

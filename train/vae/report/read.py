@@ -38,6 +38,7 @@ class Video(BaseModel):
     width: int
     vae: Scores
     pca: Scores
+    pca_own: Scores | None = None  # fitted on the very frames that are tested
     pictures: tuple[Pictures, ...] = ()
 
 
