@@ -36,7 +36,7 @@ class LatentSample:
 
     key: str
     bucket: str  # frames x height x width
-    facts: dict[str, Any]  # KEY.json: clip_id, caption, captions, fps, window, scores, ...
+    facts: dict[str, Any]  # KEY.json: clip_id, caption, captions, fps, frames, scores, ...
     mean: torch.Tensor  # [C, F, h, w]
     logvar: torch.Tensor | None  # [C, F, h, w]; None where only means were kept
     text: tuple[torch.Tensor, ...]  # [L, D] each, of facts["captions"]; empty where the text is left to the trainer

@@ -29,6 +29,7 @@ from orchestration.storage import Storage
 
 FORMAT = "rushes-latents-1"
 FOLDER = "latents"  # of a data set
+DECODED = f"{FOLDER}/decoded"  # videos for people to look at
 NAME = "index.json"
 BUCKET = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}x[1-9]\d{0,4}")  # frames x height x width
 SET = re.compile(r"[0-9a-f]{16}")

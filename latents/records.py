@@ -88,6 +88,17 @@ class SetFacts:
         """The index's entry."""
         return EmptyText(empty_name(self.fingerprint), **self.empty) if self.empty else None
 
+    def differs(self, encoder: Mapping[str, Any], settings: str, captions: Sequence[str]) -> list[str]:
+        """What in it is not so, for people; nothing: it is this set."""
+        pairs = {
+            "the VAE or its settings": (self.encoder["vae"], encoder["vae"]),
+            "the text encoder": (self.encoder["text"], encoder["text"]),
+            "which texts are embedded": (self.encoder["captions"], encoder["captions"]),
+            "the settings of buckets": (self.settings, settings),
+            "the caption versions": (list(self.captions), list(captions)),
+        }
+        return [name for name, (mine, other) in pairs.items() if mine != other]
+
     def write(self, storage: Storage) -> None:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         storage.write_bytes(f"{SETS}/{self.fingerprint}.json", json.dumps(data, indent=1).encode())

@@ -129,23 +129,23 @@ class _Encoding:
         config, storage = self._config, self._storage
         settings = config.buckets.fingerprint()
         versions = sorted({caption.fingerprint for caption in texts.values()})
-        for known in sets(storage).values():
-            same = (known.settings, list(known.captions), dict(known.encoder))
-            if same == (settings, versions, json.loads(json.dumps({**encoder, "captions": config.captions}))):
+        about = json.loads(json.dumps({**encoder, "captions": config.captions}))
+        others = list(sets(storage).values())
+        for known in others:
+            if not known.differs(about, settings, versions):
                 return known
         table = config.buckets.buckets or derive(clip_rows(storage, wanted), config.buckets)
         shapes = [[bucket.frames, bucket.height, bucket.width] for bucket in table]
-        about = json.loads(json.dumps({**encoder, "captions": config.captions}))
         text = json.dumps([about, shapes, settings, versions], sort_keys=True)
         fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        if others := sets(storage):
+        if others:
+            what, newest = " and ".join(others[-1].differs(about, settings, versions)), others[-1].fingerprint
             self._console.print(
-                f"the VAE, the text encoder, the buckets or the captions are others than those of "
-                f"{len(others)} set{'s' * (len(others) > 1)} that {'are' if len(others) > 1 else 'is'} there: a new "
-                "set is made beside them",
+                f"not as in the newest set, {newest}: {what}. A new set is made beside the {len(others)} there",
                 soft_wrap=True,
+                highlight=False,
             )
-        number = max([0, *(one.run for one in sets(storage).values())]) + 1
+        number = max([0, *(one.run for one in others)]) + 1
         return SetFacts(fingerprint, number, about, shapes, settings, versions)
 
     def _gone(self, facts: SetFacts) -> set[str]:

@@ -13,7 +13,7 @@ from curation.read import read_clip
 from curation.report.previews import encode as mp4
 from latents.config import LatentsConfig
 from latents.dataset import LatentDataset, LatentSample
-from latents.index import FOLDER
+from latents.index import DECODED
 from latents.vae import VideoEncoder
 from orchestration.errors import ConfigError
 from orchestration.storage import Storage
@@ -33,7 +33,7 @@ def decode(config: LatentsConfig, key: str) -> str:
     vae.setup()
     source = source_frames(Storage(config.dataset), sample)
     made = vae.decode(sample.mean)
-    name = f"{FOLDER}/decoded/{key}.mp4"
+    name = f"{DECODED}/{key}.mp4"
     storage = Storage(config.dataset)
     storage.write_bytes(name, mp4(np.concatenate([source, made], axis=2), sample.facts["fps"] or RATE))
     return f"{storage.uri}/{name}: source left, reconstruction right, PSNR {psnr(source, made):.2f} dB"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from latents.dataset import read_empty
-from latents.index import FOLDER, BucketIndex, LatentSet, buckets, empty_name, place, read_index
+from latents.index import DECODED, FOLDER, BucketIndex, LatentSet, buckets, empty_name, place, read_index
 from latents.records import rows, sets
 from latents.shard import BLOCK, END, KEY, ShardEntry, ShardError, header, padded, parse_sample, span
 from orchestration.lock import WriterLock
@@ -65,7 +65,7 @@ def verify(storage: Storage, only: str | None = None) -> list[Problem]:
         found.append(Problem(FOLDER, None, "no folder of any bucket"))
     for name in storage.list(FOLDER if only is None else place(only, "").rstrip("/")):
         unknown = name.startswith(tuple(damaged)) or (damaged and name.endswith(empty_name("")))
-        if name not in named and not unknown:
+        if name not in named and not unknown and not name.startswith(f"{DECODED}/"):
             found.append(Problem(name, None, "no index names it: a run that was stopped left it, or it is not ours"))
     return found
 

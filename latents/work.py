@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 import uuid
@@ -17,6 +18,7 @@ import torch
 
 from captioning.job import FramePlan, Pictures
 from captioning.prefetch import Prefetcher
+from captioning.todo import VIDEO
 from latents.config import LatentsConfig
 from latents.index import FOLDER, empty_name, place, shard_name
 from latents.records import ledger, shard_row
@@ -28,8 +30,7 @@ from orchestration.progress import alive
 from orchestration.storage import Storage
 
 Beat = Callable[[int, str], None]
-# Columns of a clip's row that are no scores, or too much for a sample's facts.
-IDENTITY = ("clip_id", "video_id")
+NO_SCORES = {"start_s", "end_s", "duration_s", *VIDEO}  # numbers of a clip's row
 
 
 @dataclass(frozen=True)
@@ -148,19 +149,25 @@ class _Worker:
         return tensors
 
     def _facts(self, row: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:
+        """KEY.json. All samples have the same fields of the same types, or `datasets` would not read them together."""
         clip = sample["clip"]
-        scores = {name: value for name, value in clip.items() if isinstance(value, float) and np.isfinite(value)}
         return {
             "key": sample["key"],
-            **{name: clip[name] for name in IDENTITY},
+            "clip_id": clip["clip_id"],
+            "video_id": clip["video_id"],
+            "span": [clip["start_frame"], clip["end_frame"]],
             "bucket": [int(side) for side in row["bucket"].split("x")],
             "frames": sample["frames"],
             "seconds": sample["seconds"],
-            "fps": sample["fps"],
+            "fps": sample["fps"] or 0.0,
             "caption": sample["texts"][0],
             "captions": sample["texts"],
             "caption_version": sample["caption"],
-            "scores": scores,
+            "scores": [
+                {"name": name, "value": value}
+                for name, value in sorted(clip.items())
+                if name not in NO_SCORES and isinstance(value, float) and math.isfinite(value)
+            ],
             "set": self._settings.fingerprint,
             "encoder": dict(self._settings.encoder),
         }
