@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-CONFIG ?= configs/$(or $(filter caption latents,$(MAKECMDGOALS)),default).yaml
+CONFIG ?= configs/$(or $(filter caption latents vae,$(MAKECMDGOALS)),default).yaml
 INPUT ?=
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
@@ -40,7 +40,7 @@ INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
 CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
 ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
 
-.PHONY: help setup curate caption latents test test-slow check samples report bench clean force
+.PHONY: help setup curate caption latents vae test test-slow check samples report bench clean force
 
 help: ## this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -61,6 +61,16 @@ caption: $(VENV)/.runtime ## caption the kept clips of the data set OUTPUT with 
 
 latents: $(VENV)/.runtime ## encode the captioned clips of the data set OUTPUT into shards with CONFIG and ARGS
 	@$(BIN)/rushes latents $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
+
+# Shots of the film are learnt from; three videos of other kinds are tested on.
+VAE_TESTED := small/bikes.mp4 camera/vtest.avi small/carphone_pristine.mp4
+vae: $(VENV)/.runtime ## train the VAE that comes with rushes once more, on the sample film, into data/vae (over an hour)
+	@$(BIN)/python -m curation.samples "$(SAMPLES)" --set all
+	@mkdir -p data/vae
+	@for name in $(VAE_TESTED); do echo "$(abspath $(SAMPLES))/videos/$$name"; done > data/vae/tested.txt
+	@$(BIN)/rushes curate configs/vae-clips.yaml "input=$(SAMPLES)/videos/film/bbb.mp4" output=data/vae/film
+	@$(BIN)/rushes curate configs/vae-clips.yaml input=data/vae/tested.txt output=data/vae/test
+	@$(BIN)/rushes train-vae $(CONFIG) $(ARGS)
 
 test: check ## check, then the fast tests, with the 20 slowest named
 	$(PYTEST) $(ARGS)

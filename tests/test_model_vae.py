@@ -218,7 +218,7 @@ def test_presets_have_the_published_size():
             name: sum(parameter.numel() for parameter in CausalVAE.from_preset(name).parameters()) for name in PRESETS
         }
     assert round(sizes["cogvideox"] / 1e6, 1) == 215.6
-    assert sizes["small"] * 4 < 20e6  # bytes
+    assert sizes["small"] * 2 < 20e6  # bytes of its file, in float16
     with pytest.raises(ValueError, match="no vae preset 'big'; there are cogvideox, small"):
         CausalVAE.from_preset("big")
 
