@@ -32,7 +32,7 @@ from latents.index import (
 from latents.plan import Plan, captions, missing, plan, shard_key, shards
 from latents.records import SetFacts, entry_of, kind_of, ledger, rows, sets
 from latents.report.write import write_report
-from latents.samples import FAILED, OK, SAMPLES, SKIPPED, TABLE, sample_rows
+from latents.samples import OK, SAMPLES, SKIPPED, TABLE, sample_rows
 from latents.standing import Remade, lost, remade, standing
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
@@ -59,6 +59,7 @@ class Done:
     buckets: Mapping[str, int]  # samples of each
     skipped: int  # clips that give no sample
     failed: int  # samples
+    beyond: int  # samples of clips that this run was not about: not kept any more, or left out by `limit`
     reasons: Mapping[str, int]
 
     def __rich__(self) -> Table:
@@ -67,6 +68,8 @@ class Done:
         table.add_row("samples", f"{total:,}", f"set {self.fingerprint}; {self.failed:,} failed")
         for name, count in sorted(self.buckets.items()):
             table.add_row("", f"{count:,}", name)
+        if self.beyond:
+            table.add_row("of them", f"{self.beyond:,}", "of clips that are not kept now, or beyond the limit")
         table.add_row("clips without", f"{self.skipped:,}", "")
         for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:8]:
             table.add_row("", f"{count:,}", Text(reason))
@@ -260,24 +263,27 @@ class _Encoding:
         """The table of samples, and the account: every planned sample has its row."""
         reasons: Counter[str] = Counter()
         counts: Counter[str] = Counter()
-        seen: set[str] = set()
-        failed = 0
+        planned = {(bucket, sample["key"]) for bucket, some in made.samples.items() for sample in some}
+        seen: set[tuple[str, str]] = set()
+        failed = beyond = 0
         rows_of = sample_rows(self._storage, facts.fingerprint, made.skipped)
         with Publication(self._storage, {TABLE: SAMPLES}) as tables:
             while some := list(islice(rows_of, ROWS)):
                 tables.add(TABLE, pa.Table.from_pylist(some, SAMPLES))
                 for row in some:
-                    if row["set"] == facts.fingerprint:
-                        if row["status"] != OK:
-                            reasons[kind_of(row["reason"])] += 1
-                        if row["status"] != SKIPPED:
-                            seen.add(row["key"])
-                            counts[row["bucket"]] += row["status"] == OK
-                            failed += row["status"] == FAILED
-        planned = {sample["key"] for samples in made.samples.values() for sample in samples}
+                    if row["set"] != facts.fingerprint:
+                        continue
+                    if row["status"] != OK:
+                        reasons[kind_of(row["reason"])] += 1
+                    if row["status"] != SKIPPED:
+                        name, ok = (row["bucket"], row["key"]), row["status"] == OK
+                        seen.add(name)
+                        counts[row["bucket"]] += ok
+                        beyond += ok and name not in planned
+                        failed += not ok
         if left := planned - seen:
-            raise RushesError(f"{len(left)} samples have no row, the first: {min(left)}; run the same command again")
-        return Done(facts.fingerprint, dict(counts), len(made.skipped), failed, dict(reasons))
+            raise RushesError(f"{len(left)} samples have no row, the first: {min(left)[1]}; run the same command again")
+        return Done(facts.fingerprint, dict(counts), len(made.skipped), failed, beyond, dict(reasons))
 
 
 def _pass(

@@ -396,4 +396,5 @@ def test_new_clips_go_into_new_shards(house, dataset, tmp_path):
     old = {name: digest for name, digest in before.items() if name.endswith(".tar")}
     assert old.items() <= after.items()
     assert len(LatentDataset(dataset)) == COUNT
+    assert f"{COUNT - 7}  of clips that are not kept now, or beyond the limit" in house.latents(path, "limit=7")
     assert LatentDataset(dataset)[0].facts["fps"] == tiny_vlm.FPS
