@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from latents.plan import Plan, captions, missing, plan, shard_key, shards
 from latents.records import SetFacts, entry_of, kind_of, ledger, rows, sets
 from latents.report.write import write_report
 from latents.samples import OK, SAMPLES, SKIPPED, TABLE, sample_rows
-from latents.standing import Remade, lost, remade, standing
+from latents.standing import Remade, lost, remade, set_aside, standing
 from latents.text import TextEncoder
 from latents.vae import VideoEncoder
 from latents.work import Encoders
@@ -107,9 +107,8 @@ class _Encoding:
         ledger(storage).pack()
         facts = self._set(wanted, texts, encoder)
         made = plan(clip_rows(storage, wanted), texts, [Bucket(*shape) for shape in facts.buckets], config.buckets)
-        gone = self._gone(facts)
-        empty_gone = self._empty_gone(facts)
-        stands = standing(storage, facts.fingerprint, gone, config.retry)
+        gone, empty_gone = self._gone(facts), self._empty_gone(facts)
+        stands = standing(storage, facts.fingerprint, config.retry)
         left = missing(made, lambda bucket, key: key in stands[bucket])
         self._console.print(
             f"set {facts.fingerprint}: {made.total:,} samples of {len(wanted):,} clips in {len(made.samples)} buckets, "
@@ -121,7 +120,7 @@ class _Encoding:
             self._index()  # names nothing that is not there, while it is made again
         with LazyEngine(config.ray, self._run.ray_log) as ray:
             if left.total or empty_gone:
-                self._encode(ray.engine, facts, left, gone)
+                self._encode(ray.engine, facts, left)
         ledger(storage).pack()
         self._record_empty(facts)
         self._index()
@@ -151,16 +150,17 @@ class _Encoding:
         number = max([0, *(one.run for one in others)]) + 1
         return SetFacts(fingerprint, number, about, shapes, settings, versions)
 
-    def _gone(self, facts: SetFacts) -> set[str]:
-        """Keys of ledger rows whose shard is not there whole; says which these are."""
-        found = set()
-        for row, what in lost(self._storage):
-            found.add(row["key"])
-            then = f"its {len(row['keys'])} samples are encoded again"
+    def _gone(self, facts: SetFacts) -> bool:
+        """Whether shards are not there whole: says which, and sets those of this set aside."""
+        found = list(lost(self._storage))
+        for row, what in found:
+            then = f"its {len(row['keys'])} samples are encoded again, where their clips are kept"
             if row["set"] != facts.fingerprint:
                 then = "it is of another set: a run of that set's configuration makes it again"
             self._console.print(f"{place(row['bucket'], row['name'])} {what}: {then}", soft_wrap=True, highlight=False)
-        return found
+            if row["set"] == facts.fingerprint:
+                set_aside(self._storage, row)
+        return bool(found)
 
     def _empty_gone(self, facts: SetFacts) -> bool:
         """Whether the empty caption's embedding has to be made again; what is damaged is removed."""
@@ -182,13 +182,13 @@ class _Encoding:
         data = self._storage.read_bytes(name)
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    def _encode(self, running: Engine, facts: SetFacts, left: Plan, gone: Collection[str]) -> None:
+    def _encode(self, running: Engine, facts: SetFacts, left: Plan) -> None:
         number = 1 + max([0, *(row["run"] or 0 for row in rows(self._storage))])
         workers = Encoders(self._config, facts.encoder, facts.fingerprint, number, str(self._scratch))
         taken: dict[str, set[int]] = defaultdict(set)
         for row in rows(self._storage, facts.fingerprint):
             taken[row["bucket"]].add(row["number"])
-        again = remade(self._storage, facts.fingerprint, gone, left.samples)
+        again = remade(self._storage, facts.fingerprint, left.samples)
         listed = self._listed(facts, left, again, taken)
         files, _ = write_listing(listed, LISTING, self._scratch, "shards", SHARDS_PER_FILE)
         dead: dict[str, list[dict[str, Any]]] = defaultdict(list)

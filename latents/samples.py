@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from latents.index import place
 from latents.records import rows
+from latents.standing import lost
 from orchestration.errors import RushesError
 from orchestration.runs import log
 from orchestration.storage import Storage
@@ -44,13 +45,14 @@ def sample_rows(storage: Storage, fingerprint: str, skipped: Iterable[tuple[str,
 
 
 def _made(storage: Storage) -> Iterator[dict[str, Any]]:
-    """A row for each sample of each set: the file that holds it, or why none does."""
+    """A row for each sample of each set: the file that holds it, or why none does. None for those of lost shards."""
+    gone = {row["key"] for row, _ in lost(storage)}
     made: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows(storage):
         for failure in row["failed"] or []:
             name = row["set"], row["bucket"], failure["key"]
             made.setdefault(name, _row(row, failure["key"], failure["clip_id"], failure["reason"]))
-        for key in row["keys"] or []:
+        for key in row["keys"] or [] if row["key"] not in gone else []:
             made[row["set"], row["bucket"], key] = _row(row, key, key.rpartition("-w")[0], None)
     for name in sorted(made):
         yield made[name]

@@ -6,7 +6,7 @@ What a shard held is in the ledger, so that it is made again under its name, of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from latents.index import FOLDER, place
@@ -28,41 +28,31 @@ def lost(storage: Storage) -> Iterator[tuple[dict[str, Any], str]]:
                 yield row, "is missing" if size is None else f"has {size:,} bytes, {row['bytes']:,} were written"
 
 
-def standing(storage: Storage, fingerprint: str, gone: Collection[str], again: bool) -> dict[str, set[str]]:
-    """By bucket: keys of samples that are there, or failed for good (with `again` only those that are there).
-
-    gone: keys of ledger rows whose shard is not there.
-    """
+def standing(storage: Storage, fingerprint: str, again: bool) -> dict[str, set[str]]:
+    """By bucket: keys of samples that are there, or failed for good (with `again` only those that are there)."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows(storage, fingerprint):
         found[row["bucket"]] |= {one["key"] for one in row["failed"] or [] if not (again or one["retry"])}
-        if row["key"] not in gone:
-            found[row["bucket"]] |= set(row["keys"] or [])
+        found[row["bucket"]] |= set(row["keys"] or [])
     return found
 
 
-def remade(
-    storage: Storage, fingerprint: str, gone: Collection[str], samples: Mapping[str, Sequence[dict[str, Any]]]
-) -> list[Remade]:
-    """Shards that are to be made again, of those of the `samples` that they held.
-
-    They are set aside in the ledger: that the file was there counts no more, whatever is killed from here on.
-    """
+def remade(storage: Storage, fingerprint: str, samples: Mapping[str, Sequence[dict[str, Any]]]) -> list[Remade]:
+    """Shards that were set aside, with those of the `samples` that they held."""
     left = {(bucket, sample["key"]): sample for bucket, some in samples.items() for sample in some}
-    wanted = [row for row in rows(storage, fingerprint) if row["name"] is None or row["key"] in gone]
+    aside = [row for row in rows(storage, fingerprint) if row["name"] is None]
     found: list[Remade] = []
-    for row in sorted(wanted, key=lambda row: row["name"] is None):  # what was set aside before may have a newer place
+    for row in sorted(aside, key=lambda row: len(row["planned"])):  # a shard that was taken apart after its parts
         held = sorted(set(row["planned"]) - {one["key"] for one in row["failed"] or []})
         if some := [left.pop((row["bucket"], key)) for key in held if (row["bucket"], key) in left]:
             found.append((row, some))
-    for row, _ in found:
-        _set_aside(storage, row)
     if found:
         ledger(storage).pack(at_least=1)  # workers take a loose row for a shard that is made
     return found
 
 
-def _set_aside(storage: Storage, row: dict[str, Any]) -> None:
+def set_aside(storage: Storage, row: dict[str, Any]) -> None:
+    """Say in the ledger that a shard is not there, and what it held: kills change nothing from here on."""
     failed = [one["key"] for one in row["failed"] or []]
     held = [key for key in row["planned"] if key not in failed]
     nothing = {**row, **shard_row(None)}

@@ -50,6 +50,8 @@ def verify(storage: Storage, only: str | None = None) -> list[Problem]:
         try:
             index = read_index(storage, bucket)
         except (ShardError, FileNotFoundError) as error:
+            if not storage.list(place(bucket, "").rstrip("/")):
+                continue  # an empty folder, of a bucket that nothing is left of
             what = error.what if isinstance(error, ShardError) else "missing: the shards beside it count for nothing"
             found.append(Problem(name, None, what))  # the next run writes it anew
             damaged.append(place(bucket, ""))

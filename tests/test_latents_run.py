@@ -355,8 +355,24 @@ def test_a_lost_shard_of_another_set_is_left_out_of_the_index_until_its_own_run(
     shard.unlink()
     assert f"{shard.name} is missing: it is of another set" in house.latents(second)
     assert "every shard is as its index says" in house.latents("verify", dataset)
+    assert not [row for row in table(dataset, "samples") if row["shard"] == str(shard.relative_to(dataset))]
     house.latents(first)
     assert files(dataset) == before
+
+
+def test_shards_of_clips_that_are_not_kept_any_more_are_not_missed(house, dataset, tmp_path):
+    path = config(tmp_path, dataset)
+    house.latents(path)
+    before = files(dataset)
+    for shard in (dataset / "latents" / BUCKET).glob("*.tar"):
+        shard.unlink()
+    house.latents(path, "limit=2")
+    assert len(LatentDataset(dataset)) == 2
+    assert len(table(dataset, "samples")) == 2
+    assert "every shard is as its index says" in house.latents("verify", dataset)
+    house.latents(path)
+    assert len(LatentDataset(dataset)) == COUNT
+    assert before.keys() <= files(dataset).keys()
 
 
 def test_a_worker_with_other_weights_refuses(house, dataset, tmp_path, monkeypatch):
