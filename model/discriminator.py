@@ -49,7 +49,7 @@ class PatchDiscriminator(nn.Module):
             before = after
         self.layers = nn.Sequential(*layers, _conv(before, 1, stride=1))
         for layer in self.layers:
-            if isinstance(layer, nn.Conv3d):
+            if isinstance(layer, _Conv):
                 nn.init.normal_(layer.weight, std=0.02)  # DCGAN's, as in pix2pix and VQGAN
 
     def forward(self, video: Tensor) -> Tensor:
@@ -93,5 +93,15 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
     return 0.5 * gradient.square().flatten(1).sum(1).mean()
 
 
-def _conv(channels_in: int, channels_out: int, stride: int, bias: bool = True) -> nn.Conv3d:
-    return nn.Conv3d(channels_in, channels_out, (3, 4, 4), stride, padding=1, bias=bias)
+class _Conv(nn.Conv3d):
+    """Where there is one frame, its zero neighbours are left out: fewer products, and oneDNN's bfloat16 kernels for AMX
+    give memory that was never written where few channels meet one frame and padding (seen with torch 2.13)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2] > 1:
+            return super().forward(input)
+        return F.conv3d(input, self.weight[:, :, 1:2], self.bias, self.stride, (0, 1, 1))
+
+
+def _conv(channels_in: int, channels_out: int, stride: int, bias: bool = True) -> _Conv:
+    return _Conv(channels_in, channels_out, (3, 4, 4), stride, padding=1, bias=bias)

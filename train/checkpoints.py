@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from latents.weights import hash_files
 from orchestration.runs import log
 
@@ -34,12 +36,30 @@ class Checkpoint:
 
 def save(root: Path, step: int, facts: Mapping[str, Any], write: Callable[[Path], None]) -> Checkpoint:
     """Write the checkpoint of a step: `write` puts its files into the folder it is given. One process calls this."""
-    folder = root / f"step-{step:08d}"
-    made = folder.with_name(folder.name + _WRITING)
+    write(begin(root, step))
+    return finish(root, step, facts)
+
+
+def begin(root: Path, step: int) -> Path:
+    """An empty folder for the files of a step's checkpoint, which several processes may write."""
+    made = writing(root, step)
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    write(made)
-    files = {path.name: {"bytes": _stored(path), "sha256": hash_files([path])} for path in sorted(made.iterdir())}
+    return made
+
+
+def writing(root: Path, step: int) -> Path:
+    """Where a step's checkpoint is until it is whole."""
+    return root / f"step-{step:08d}{_WRITING}"
+
+
+def finish(root: Path, step: int, facts: Mapping[str, Any]) -> Checkpoint:
+    """What lies in `writing` is all: it becomes the checkpoint of the step. One process calls this."""
+    made, folder = writing(root, step), root / f"step-{step:08d}"
+    paths = sorted(path for path in made.rglob("*") if path.is_file())
+    files = {
+        path.relative_to(made).as_posix(): {"bytes": _stored(path), "sha256": hash_files([path])} for path in paths
+    }
     complete = made / COMPLETE
     complete.write_text(json.dumps({"step": step, "files": files, "facts": dict(facts)}, indent=1))
     _stored(complete)
@@ -49,8 +69,8 @@ def save(root: Path, step: int, facts: Mapping[str, Any], write: Callable[[Path]
     return Checkpoint(folder, step, facts)
 
 
-def newest(root: Path) -> Checkpoint | None:
-    """The last checkpoint that is whole; later ones that are not are named in a warning."""
+def newest(root: Path, console: Console) -> Checkpoint | None:
+    """The last checkpoint that is whole; later ones that are not are named, to the user and in the log."""
     for folder in sorted(root.glob("step-*"), reverse=True):
         if not _NAME.fullmatch(folder.name):
             continue
@@ -58,6 +78,7 @@ def newest(root: Path) -> Checkpoint | None:
         if isinstance(found, Checkpoint):
             return found
         log.warning("checkpoint %s is passed over: %s", folder, found)
+        console.print(f"checkpoint {folder} is passed over: {found}", soft_wrap=True, highlight=False)
     return None
 
 
@@ -67,7 +88,9 @@ def read(folder: Path) -> Checkpoint | str:
         content = json.loads((folder / COMPLETE).read_text())
         step, files, facts = content["step"], content["files"], content["facts"]
         for name, file in files.items():
-            path = folder / Path(name).name
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                return f"{name} is not in its folder"
             if path.stat().st_size != file["bytes"]:
                 return f"{name} has {path.stat().st_size:,} bytes in place of {file['bytes']:,}"
             if hash_files([path]) != file["sha256"]:
@@ -79,14 +102,16 @@ def read(folder: Path) -> Checkpoint | str:
     return Checkpoint(folder, step, facts)
 
 
-def prune(root: Path, last: int, every: int | None) -> None:
-    """Keep the `last` newest checkpoints and those of steps that `every` divides; half-written ones go."""
+def prune(root: Path, step: int, last: int, every: int | None) -> None:
+    """Keep the `last` newest checkpoints up to that of `step`, which was just saved, and those of steps that `every`
+    divides. Half-written ones go, and later ones: they were passed over."""
     for folder in root.glob(f"step-*{_WRITING}"):
         shutil.rmtree(folder, ignore_errors=True)
     steps = sorted(int(found[1]) for path in root.glob("step-*") if (found := _NAME.fullmatch(path.name)))
-    for step in steps[:-last] if last else steps:
-        if not every or step % every:
-            shutil.rmtree(root / f"step-{step:08d}", ignore_errors=True)
+    kept = {at for at in steps if every and at % every == 0 and at <= step}
+    kept |= set([at for at in steps if at <= step][-last:])
+    for at in set(steps) - kept:
+        shutil.rmtree(root / f"step-{at:08d}", ignore_errors=True)
 
 
 def _stored(path: Path) -> int:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+WAITING = datetime.timedelta(days=1)  # the others wait while the first one decodes, and while it measures
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def ranks(device: str) -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(place)
     if size > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=WAITING)
     try:
         yield Ranks(rank, size, place)
     finally:

@@ -16,16 +16,17 @@ from orchestration.progress import Progress
 
 
 class Watch:
-    """Context manager, of the process that writes. `seconds` go on from what `before` says."""
+    """Context manager, of the process that writes. `start`: steps that are done, in `before` seconds; what was said of
+    later ones, which a kill undid, is taken back."""
 
-    def __init__(self, output: Path, total: int, before: float, console: Console):
+    def __init__(self, output: Path, total: int, start: int, before: float, console: Console):
         from torch.utils.tensorboard import SummaryWriter
 
         self._lines = (output / "metrics.jsonl").open("a", buffering=1)
         self._lines.write("\n")  # behind a line that a kill cut off
-        self._board = SummaryWriter(str(output / "tensorboard"))
-        self._progress = Progress("Training", total, "steps", 0, console)
-        self._total, self._before, self._begun = total, before, time.monotonic()
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
+        self._progress = Progress("Training", total - start, "steps", 0, console)  # of this run: so it knows its rate
+        self._start, self._before, self._begun = start, before, time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -45,7 +46,7 @@ class Watch:
 
     def step(self, done: int, frames: int) -> None:
         """So many steps are done, and so many frames were seen."""
-        self._progress.update(done, 0, frames, {}, [])
+        self._progress.update(done - self._start, 0, frames, {}, [])
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line, and a curve each."""

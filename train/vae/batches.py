@@ -39,5 +39,5 @@ def batch(windows: Windows, stage: StageConfig, seed: int, step: int, rank: int)
 
 def pixels(videos: np.ndarray) -> torch.Tensor:
     """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] in [-1, 1]."""
-    x = torch.from_numpy(videos).permute(0, 4, 1, 2, 3)
+    x = torch.from_numpy(np.require(videos, requirements="W")).permute(0, 4, 1, 2, 3)
     return x.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)

@@ -44,7 +44,7 @@ class WindowsConfig(Config):
     """Pieces of clips, decoded once into the output folder: what batches are cut out of."""
 
     count: int = Field(default=2000, ge=1)  # at most; a window takes frames * size * size * 3 bytes of disk
-    frames: int = 17  # 8N+1, one after the other
+    frames: int = Field(default=17, ge=9)  # 8N+1, one after the other
     size: int = Field(default=128, ge=SMALLEST, multiple_of=8)  # px, of a square somewhere in the picture
     short_sides: tuple[int, ...] = Field(default=(256,), min_length=1)  # px: pictures are shrunk to one of these first
     squares: int = Field(default=2, ge=1)  # of each window of a clip, at different places
@@ -120,7 +120,7 @@ class MeasureConfig(Config):
 
     dataset: str | None = None  # another curated data set; null: the held out windows' clips
     windows: int = Field(default=8, ge=1)  # a video
-    frames: int = 17
+    frames: int = Field(default=17, ge=9)  # 8N+1
     short_side: int = Field(default=256, ge=SMALLEST)
     every: int = Field(default=1000, ge=1)  # steps between looks at held out windows
     held_out: int = Field(default=16, ge=0)  # of which so many
@@ -138,14 +138,15 @@ class TrainVaeConfig(Config):
 
     dataset: str  # a curated data set: a folder or any fsspec URI; only read
     output: str  # local folder for windows, checkpoints, metrics, the VAE and the report
-    init: str | None = None  # a VAE to go on from: folder or hub name; its shape takes the place of `network`
+    # A VAE to go on from: folder, hub name, or a checkpoint's folder; its shape takes the place of `network`.
+    init: str | None = None
     network: NetworkConfig = NetworkConfig()
     windows: WindowsConfig = WindowsConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     measure: MeasureConfig = MeasureConfig()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; weights are kept in float32
     threads: int | None = Field(default=None, ge=1)  # of a rank on a CPU; null: torch's choice

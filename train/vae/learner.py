@@ -19,9 +19,10 @@ from model.perceptual import Perceptual, perceptual
 from model.vae import CausalVAE
 from model.vae_loss import discriminator_loss, generator_loss
 from orchestration.errors import ConfigError, RushesError
+from train import checkpoints
 from train.optimizers import ConvMuon, follow, scale_lr
 from train.ranks import Ranks
-from train.vae.config import TrainVaeConfig
+from train.vae.config import NetworkConfig, TrainVaeConfig
 
 STATE = "state.pt"
 QUIET = -6.0  # log variance that a new encoder begins with: at 0 noise would drown what it has to say
@@ -109,6 +110,7 @@ class Learner:
         The optimizer starts anew: what it remembers is of other weights.
         """
         mean, std = channel_statistics(self.average, videos)
+        self._ranks.average([mean, std])  # equal to the last bit
         for network in (self.vae, self.average):
             network.normalise(mean, std)
         self._optimizers = self._make_optimizers()
@@ -145,8 +147,8 @@ class Learner:
         if self._ranks.any(not (math.isfinite(loss) and bool(torch.isfinite(norm)))):
             raise RushesError(
                 f"step {step}: the loss is {loss:g} and its gradient's norm {float(norm):g}; no weight was changed. "
-                "Lower optimizer.lr, or the weight of the term in metrics.jsonl that grew, and run again: the newest "
-                "checkpoint is kept"
+                "Lower optimizer.lr and muon_lr, or the weight of the term in metrics.jsonl that grew, and give "
+                f"another output; init={self._config.output}/checkpoints/step-... goes on from a checkpoint's weights"
             )
         return norm
 
@@ -197,11 +199,25 @@ def channel_statistics(network: CausalVAE, videos: list[Tensor]) -> tuple[Tensor
 def _network(config: TrainVaeConfig) -> CausalVAE:
     if config.init is not None:
         try:
-            return CausalVAE.from_pretrained(config.init, dtype=torch.float32)
+            return _given(config.init)
         except (ValueError, OSError) as error:
             raise ConfigError(f"init: {error}") from error
     network = CausalVAE(config.network.build())
     bias = network.encoder.conv_out.conv.bias
     assert bias is not None
     nn.init.constant_(bias[config.network.latent_channels :], QUIET)
+    return network
+
+
+def _given(init: str) -> CausalVAE:
+    """A VAE, or the averaged weights of a checkpoint. Raises ValueError and OSError for what is neither."""
+    folder = Path(init).expanduser()
+    if not (folder / STATE).is_file():
+        return CausalVAE.from_pretrained(init, dtype=torch.float32)
+    found = checkpoints.read(folder)
+    if isinstance(found, str):
+        raise ValueError(f"{folder}: {found}")
+    was = found.facts["config"]
+    network = _given(was["init"]) if was["init"] else CausalVAE(NetworkConfig(**was["network"]).build())
+    network.load_state_dict(torch.load(folder / STATE, map_location="cpu", weights_only=True)["average"])
     return network

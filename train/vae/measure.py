@@ -34,7 +34,7 @@ from orchestration.progress import Progress
 from orchestration.runs import log
 from orchestration.storage import Storage
 from train.vae.batches import pixels
-from train.vae.config import TrainVaeConfig
+from train.vae.config import SMALLEST, TrainVaeConfig
 from train.vae.learner import channel_statistics
 from train.vae.windows import Windows, is_held_out
 
@@ -153,7 +153,14 @@ def test_clips(config: TrainVaeConfig, scratch: Path) -> Iterator[Clip]:
         found.sort(key=lambda place: (place[0]["start_s"], place[1]))
         for at in np.linspace(0, len(found) - 1, min(config.measure.windows, len(found))).round().astype(int):
             row, start = found[at]
-            height, width = shown_size(row)
+            try:
+                height, width = shown_size(row)
+            except ValueError as error:
+                log.warning("clip %s is not tested on: %s", row["clip_id"], error)
+                continue
+            if min(height, width) < SMALLEST:
+                log.warning("clip %s is not tested on: smaller than %d px", row["clip_id"], SMALLEST)
+                continue
             scale = min(1.0, config.measure.short_side / min(height, width))
             size = round(height * scale), round(width * scale)
             plans.append((row, FramePlan(tuple(range(start, start + frames)), (0.0,) * frames, size)))

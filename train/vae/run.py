@@ -20,6 +20,7 @@ from orchestration.lock import WriterLock
 from orchestration.runs import RunFolder
 from orchestration.storage import Storage
 from train import checkpoints
+from train.checkpoints import Checkpoint
 from train.ranks import Ranks, ranks
 from train.vae.batches import batch, pixels
 from train.vae.config import TrainVaeConfig
@@ -37,10 +38,13 @@ def train_vae(config: TrainVaeConfig, console: Console) -> None:
 
     Raises ConfigError for what cannot begin, RushesError for what could not be completed.
     """
-    require_clips(Storage(config.dataset))
     output = Storage(config.output)
     if not output.local:
         raise ConfigError("output: a local folder; copy it to the bucket when the training is done")
+    for root in filter(None, (config.dataset, config.measure.dataset)):
+        require_clips(Storage(root))
+        if Storage(root).uri == output.uri:
+            raise ConfigError(f"output: {output.uri} is the data set, which is only read; give another folder")
     if config.threads and config.device != "cuda":
         torch.set_num_threads(config.threads)
     with ranks(config.device) as us:
@@ -48,10 +52,6 @@ def train_vae(config: TrainVaeConfig, console: Console) -> None:
             with WriterLock(output, "train-vae"):
                 run = RunFolder(output, "train-vae", config, Path(config.output))
                 try:
-                    (Path(config.output) / "config.yaml").write_text(
-                        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-                    )
-                    make_windows(config, console)
                     _train(config, us, console)
                 finally:
                     run.close()
@@ -60,12 +60,19 @@ def train_vae(config: TrainVaeConfig, console: Console) -> None:
 
 
 def _train(config: TrainVaeConfig, us: Ranks, console: Console) -> None:
-    us.wait()  # for the windows
-    windows = load_windows(config)
-    if not len(windows.learnt):
-        raise ConfigError("windows.held_out leaves nothing to learn from")
+    found = _standing(config, us, console)  # what cannot go on is refused before anything there is changed
     learner = Learner(config, us)
-    start, seconds = _resume(config, us, learner, console)
+    if us.first:
+        path = Path(config.output) / "config.yaml"
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        make_windows(config, console)
+    us.wait()
+    windows = load_windows(config)
+    start, seconds = 0, 0.0
+    if found is not None:
+        learner.load(found.folder)
+        start, seconds = found.step, found.facts["seconds"]
+        console.print(f"going on from step {start:,} of {config.steps:,}")
     if start < config.steps:
         seconds = _Training(config, us, learner, windows, console).go(start, seconds)
     if us.first:
@@ -73,22 +80,20 @@ def _train(config: TrainVaeConfig, us: Ranks, console: Console) -> None:
     us.wait()
 
 
-def _resume(config: TrainVaeConfig, us: Ranks, learner: Learner, console: Console) -> tuple[int, float]:
-    """Steps that are done, and the seconds they took. Raises ConfigError for a checkpoint of other settings."""
-    found = checkpoints.newest(_checkpoints(config))
+def _standing(config: TrainVaeConfig, us: Ranks, console: Console) -> Checkpoint | None:
+    """What there is to go on from. Raises ConfigError for a checkpoint of other settings."""
+    found = checkpoints.newest(_checkpoints(config), console)
     if found is None:
-        return 0, 0.0
+        return None
     was, now = found.facts["config"], config.identity()
     if others := [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]:
         raise ConfigError(
-            f"{found.folder} is of other settings: {'; '.join(others)}. Give another output, or go on from its weights "
-            f"with init={config.output}/vae"
+            f"{found.folder} is of other settings: {'; '.join(others)}. Give another output; init={found.folder} "
+            "goes on from its weights"
         )
     if found.facts["ranks"] != us.size:
         raise ConfigError(f"{found.folder} is of {found.facts['ranks']} ranks, not {us.size}: samples would be others")
-    learner.load(found.folder)
-    console.print(f"going on from step {found.step:,} of {config.steps:,}")
-    return found.step, found.facts["seconds"]
+    return found
 
 
 class _Training:
@@ -100,12 +105,12 @@ class _Training:
 
     def go(self, start: int, seconds: float) -> float:
         """From a step to the end; the seconds of all steps. Raises RushesError where a signal ends it."""
-        if not self._us.first:
-            self._steps(start, None)
-            return seconds
         before = {number: signal.signal(number, self._signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Watch(Path(self._config.output), self._config.steps, seconds, self._console) as watch:
+            if not self._us.first:
+                self._steps(start, None)
+                return seconds
+            with Watch(Path(self._config.output), self._config.steps, start, seconds, self._console) as watch:
                 if start == 0:
                     names = {"perceptual": self._learner.perceptual_name, "windows": len(self._windows.learnt)}
                     self._console.print(
@@ -150,7 +155,7 @@ class _Training:
                 raise RushesError(f"stopped at step {done:,}, which is saved: the same command goes on from there")
 
     def _begins(self, step: int) -> bool:
-        return step > 0 and self._config.stage(step) != self._config.stage(step - 1)
+        return step == 0 or self._config.stage(step) != self._config.stage(step - 1)
 
     def _normalise(self, step: int) -> None:
         """On what the stage will show; equal on all ranks."""
@@ -162,7 +167,7 @@ class _Training:
         config = self._config
         facts = {"config": config.identity(), "ranks": self._us.size, "seconds": seconds}
         checkpoints.save(_checkpoints(config), step, facts, self._learner.save)
-        checkpoints.prune(_checkpoints(config), config.keep_last, config.keep_every)
+        checkpoints.prune(_checkpoints(config), step, config.keep_last, config.keep_every)
 
     def _look(self, step: int, watch: Watch) -> None:
         """Held out windows, by the average of the weights."""

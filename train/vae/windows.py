@@ -25,7 +25,7 @@ from captioning.job import FramePlan
 from captioning.prefetch import Prefetcher
 from captioning.todo import chosen, clip_rows
 from curation.read import shown_size
-from orchestration.errors import RushesError
+from orchestration.errors import ConfigError, RushesError
 from orchestration.progress import Progress
 from orchestration.runs import log
 from orchestration.storage import Storage
@@ -78,12 +78,23 @@ def make_windows(config: TrainVaeConfig, console: Console) -> None:
         "seed": config.seed,
         "clips": hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest(),
     }
-    if (folder / INDEX).is_file() and json.loads((folder / INDEX).read_text())["about"] == about:
+    if _made(folder) == about:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     skipped: Counter[str] = Counter()
     spans, rows = _choose(config, clip_rows(storage, wanted), skipped)
+    videos = [row["clip_id"] for row in rows if not row.get("image")]
+    if not videos:
+        why = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items()) or "all are pictures"
+        raise ConfigError(
+            f"dataset: no kept clip of {storage.uri} gives a window ({why}). Lower windows.frames or "
+            "windows.size, or add longer or larger videos"
+        )
+    if all(is_held_out(clip, config.windows.held_out) for clip in videos):
+        raise ConfigError(
+            f"windows.held_out: all {len(videos)} clips are held out, nothing is left to learn from: lower it"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     clips: list[str] = []
     found = {PIXELS: 0, STILLS: 0}
     with (
@@ -112,8 +123,8 @@ def make_windows(config: TrainVaeConfig, console: Console) -> None:
     for reason, count in skipped.most_common():
         log.warning("%d clips or parts of clips give no window: %s", count, reason)
         console.print(f"{count:,} clips or parts of clips give no window: {reason}", soft_wrap=True)
-    if not any(found.values()):
-        raise RushesError(f"dataset: no kept clip of {storage.uri} gives a window: {dict(skipped)}")
+    if all(is_held_out(clip, config.windows.held_out) for clip in clips):
+        raise RushesError(f"dataset: no clip of {storage.uri} that is learnt from gives a window: {dict(skipped)}")
     size = config.windows.size
     shapes = {PIXELS: [found[PIXELS], config.windows.frames, size, size, 3], STILLS: [found[STILLS], 1, size, size, 3]}
     (folder / INDEX).write_text(json.dumps({"about": about, **shapes, "clips": clips}))
@@ -181,6 +192,14 @@ def _draw(config: TrainVaeConfig, name: str, number: int, *limits: int) -> list[
     """A number below each limit, equal each time."""
     digest = hashlib.sha256(f"{config.seed} {name} {number}".encode()).digest()
     return [int(n) for n in np.random.default_rng(list(digest)).integers(0, limits)]
+
+
+def _made(folder: Path) -> Any:
+    """What the windows in a folder are of; None where they are none, or a kill cut them off."""
+    try:
+        return json.loads((folder / INDEX).read_text())["about"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _mapped(path: Path, shape: list[int]) -> np.ndarray:
