@@ -338,6 +338,20 @@ def test_a_loss_that_is_not_finite_stops_and_its_checkpoints_go_on_elsewhere(cli
         torch.testing.assert_close(tensor.float(), whole_state["average"][name], atol=1e-3, rtol=1e-3)
 
 
+def test_the_first_stage_may_begin_with_normalised_latents(clips, whole, tmp_path, in_process):
+    found = {}
+    for normalise in (False, True):
+        output = tmp_path / str(normalise)
+        output.mkdir()
+        shutil.copytree(whole / "windows", output / "windows")
+        stage = {"steps": 1, "frames": 9, "size": 32, "batch": 1, "images": 0.0, "normalise": normalise}
+        small = {"lr": 1e-12, "muon_lr": 1e-12}
+        in_process(vae_config(tmp_path / "vae.yaml", clips, output, stages=[stage], optimizer=small))
+        found[normalise] = np.array(json.loads((output / "vae" / "config.json").read_text())["latents_std"])
+    assert (found[False] < 0.3).all()
+    assert ((found[True] > 0.5) & (found[True] < 2)).all()
+
+
 def test_windows_that_a_kill_cut_off_are_made_again(clips: Path, whole: Path, tmp_path: Path, in_process):
     output = tmp_path / "run"
     shutil.copytree(whole, output, ignore=shutil.ignore_patterns("runs"))
