@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-CONFIG ?= configs/$(or $(filter caption latents vae,$(MAKECMDGOALS)),default).yaml
+CONFIG ?= configs/$(or $(filter caption latents train vae,$(MAKECMDGOALS)),default).yaml
 INPUT ?=
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
@@ -40,7 +40,7 @@ INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
 CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
 ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
 
-.PHONY: help setup curate caption latents vae test test-slow check samples report bench clean force
+.PHONY: help setup curate caption latents train vae test test-slow check samples report bench clean force
 
 help: ## this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -61,6 +61,9 @@ caption: $(VENV)/.runtime ## caption the kept clips of the data set OUTPUT with 
 
 latents: $(VENV)/.runtime ## encode the captioned clips of the data set OUTPUT into shards with CONFIG and ARGS
 	@$(BIN)/rushes latents $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
+
+train: $(VENV)/.runtime ## train a transformer on the shards of the data set OUTPUT with CONFIG and ARGS
+	@$(BIN)/rushes train $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
 
 # Shots of the film are learnt from; three videos of other kinds are tested on.
 VAE_TESTED := small/bikes.mp4 camera/vtest.avi small/carphone_pristine.mp4

@@ -17,6 +17,7 @@ COMMANDS = {
     "select": "curation.commands:select",
     "caption": "captioning.commands:caption",
     "latents": "latents.commands:latents",
+    "train": "train.commands:train",
     "train-vae": "train.commands:train_vae",
     "status": "curation.commands:status",
     "report": "curation.commands:report",
@@ -86,6 +87,12 @@ def latents(
 ) -> None:
     """Shards of latents out of captioned clips; `verify`: all bytes as indexed; `decode`: a sample as mp4."""
     _call("latents", arguments=arguments, limit=limit, remove=remove)
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None) -> None:
+    """The transformer learns from a data set's shards; resumes."""
+    _call("train", config=config, overrides=overrides or [])
 
 
 @app.command("train-vae")

@@ -18,6 +18,7 @@ from latents.config import LatentsConfig
 from model.vae import CausalVAE
 from orchestration.config import load_config
 from orchestration.errors import ConfigError
+from train.config import TrainConfig
 from train.vae.config import TrainVaeConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -25,7 +26,7 @@ CAPTION = sorted(CONFIGS.glob("caption*.yaml"))
 LATENTS = sorted(CONFIGS.glob("latents*.yaml"))
 VAE = [CONFIGS / "vae.yaml", CONFIGS / "vae-gpu.yaml"]
 TRAIN = sorted(CONFIGS.glob("train*.yaml"))
-CURATE = sorted(set(CONFIGS.glob("*.yaml")) - {*CAPTION, *LATENTS, *VAE, *TRAIN})
+CURATE = sorted(set(CONFIGS.glob("*.yaml")) - set(CAPTION) - set(LATENTS) - set(TRAIN) - set(VAE))
 # What a configuration has to say itself: places, and what to measure and keep.
 CHOSEN = {"input", "output", "scorers", "select"}
 
@@ -125,3 +126,8 @@ def test_near_duplicates_are_written_out():
 def test_a_misspelt_setting_names_the_right_one():
     with pytest.raises(ConfigError, match="did you mean 'verify'"):
         load_config(CurateConfig, CONFIGS / "default.yaml", ["cut.verfy=full"])
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.name)
+def test_every_shipped_training_configuration_loads(path: Path):
+    assert load_config(TrainConfig, path, ["dataset=a", "output=b", "seed=3"]).seed == 3

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
-    *("setup", "curate", "caption", "latents", "vae", "test", "test-slow"),
+    *("setup", "curate", "caption", "latents", "train", "vae", "test", "test-slow"),
     *("check", "samples", "report", "bench", "clean", "help"),
 ]
 PACKAGES = ["captioning", "curation", "latents", "model", "orchestration", "train"]
@@ -83,8 +83,9 @@ def test_readme_shows_the_commands_and_links_to_files():
 
 
 def test_files_are_small():
-    large = [path.name for path in tracked() if path.stat().st_size > 1_000_000]
-    assert not large, "videos, weights and data sets do not belong into the repository"
+    shipped = ROOT / "model" / "weights"  # the VAE that comes with rushes
+    large = [p.name for p in tracked() if p.stat().st_size > (20e6 if p.is_relative_to(shipped) else 1e6)]
+    assert not large, "videos, other weights and data sets do not belong into the repository"
     code = [path for path in tracked() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] != "tests"]
     long = {path.name: lines for path in code if (lines := len(path.read_text().splitlines())) > 400}
     assert not long, "one file, one job"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Order:
 
     def __init__(
         self,
-        buckets: Mapping[str, range],
+        buckets: Mapping[str, Sequence[int]],
         batch: Mapping[str, int],
         seed: int,
         manifest: str,

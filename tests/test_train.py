@@ -1,0 +1,135 @@
+"""`rushes train`: real processes learn from real shards; a killed run goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import helpers_train
+import pytest
+import yaml
+
+BIN = Path(sys.executable).parent
+STAGES = [
+    {"steps": 5, "batch": 4, "lr": 1e-3},
+    {"steps": 3, "batch": 4, "lr": 5e-4, "buckets": ["9x32x48"]},
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("latents")
+    helpers_train.make(root)
+    return root
+
+
+def command(tmp_path: Path, dataset: Path, name: str, ranks: int = 1, **settings) -> list[str]:
+    """Training into tmp_path/NAME."""
+    given = {
+        "dataset": str(dataset),
+        "output": str(tmp_path / name),
+        "stages": STAGES,
+        "micro_batch": 2,
+        "dtype": "float32",
+        "watch": {"log_every": 1, "held_out": 0.0},
+        "checkpoint": {"every": 3},
+        "threads": 1,
+        **settings,
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(given))
+    launcher = [BIN / "torchrun", "--standalone", "--nproc_per_node", str(ranks), "--no-python"] if ranks > 1 else []
+    return [str(word) for word in [*launcher, BIN / "rushes", "train", path]]
+
+
+def run(words: list[str], code: int = 0) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def losses(output: Path) -> dict[int, tuple[str, str]]:
+    """Loss and gradient norm of each step, to the bit; of a step that was done again the later one."""
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines() if line.strip()]
+    return {row["step"]: (row["loss"].hex(), row["grad_norm"].hex()) for row in rows}
+
+
+def kill_at(words: list[str], output: Path, step: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Start a run and send it a signal when it has logged a step."""
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True
+    )
+    metrics, until = output / "metrics.jsonl", time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < until:
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            os.killpg(process.pid, number)
+            break
+        time.sleep(0.02)
+    assert process.wait(timeout=60) != 0
+
+
+def resumes(tmp_path: Path, dataset: Path, ranks: int, zero: int, dtype: str, step: int) -> None:
+    settings = {"ranks": ranks, "deepspeed": {"zero": zero}, "dtype": dtype}
+    run(command(tmp_path, dataset, "whole", **settings))
+    kill_at(command(tmp_path, dataset, "killed", **settings), tmp_path / "killed", step)
+    assert "going on from step" in run(command(tmp_path, dataset, "killed", **settings))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 8
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(tmp_path, dataset) -> None:
+    resumes(tmp_path, dataset, ranks=1, zero=1, dtype="float32", step=5)
+    assert "all 8 steps are done" in run(command(tmp_path, dataset, "killed"))
+    said = run(command(tmp_path, dataset, "killed", optimizer={"clip": 2.0}), code=2)
+    assert "is of another training: optimizer was" in said
+    assert "'clip': 2.0" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_runs_of_all_kinds_go_on_to_the_same_losses(tmp_path, dataset, ranks, zero, dtype) -> None:
+    resumes(tmp_path, dataset, ranks, zero, dtype, step=4 + zero)
+
+
+@pytest.mark.slow
+def test_ranks_and_zero_change_no_loss_but_for_rounding(tmp_path, dataset) -> None:
+    run(command(tmp_path, dataset, "alone", deepspeed={"zero": 0}))
+    expected = {step: float.fromhex(loss) for step, (loss, _) in losses(tmp_path / "alone").items()}
+    for zero in (0, 1, 2, 3):
+        settings = {"deepspeed": {"zero": zero}, "activation_checkpointing": zero == 3}
+        run(command(tmp_path, dataset, f"two-{zero}", ranks=2, **settings))
+        found = {step: float.fromhex(loss) for step, (loss, _) in losses(tmp_path / f"two-{zero}").items()}
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_cannot_be_trained_is_refused_before_the_first_step(tmp_path, dataset) -> None:
+    def refused(name: str, data: Path = dataset, **settings) -> str:
+        return run(command(tmp_path, data, f"{name}-out", **settings), code=2)
+
+    stage = {"steps": 1, "batch": 4, "lr": 1e-3}
+    assert "Lower the batch to 20 at most" in refused("large", stages=[stage | {"batch": 32}])
+    assert "it has 1x32x32, 9x32x48" in refused("none", stages=[stage | {"buckets": ["17x32x32"]}])
+    helpers_train.make(tmp_path / "channels", channels=4)
+    assert "the latents have 4 channels, the model takes 16" in refused("channels", tmp_path / "channels")
+    helpers_train.make(tmp_path / "width", width=32)
+    assert "the texts are 32 wide, the model takes 384" in refused("width", tmp_path / "width")
+    assert not list(tmp_path.glob("*-out/checkpoints"))
+
+
+def test_numbers_that_are_none_stop_it_with_their_samples_named(tmp_path) -> None:
+    key = helpers_train.keys(9, 20)[7]
+    helpers_train.make(tmp_path / "poisoned", poison=key)
+    said = run(command(tmp_path, tmp_path / "poisoned", "out"), code=1)
+    assert "is not finite; no checkpoint was touched" in said
+    assert key in said
