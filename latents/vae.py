@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from model.vae import CausalVAE
     from model.vae_tiling import Tiling
 
-UNTRAINED = "small"  # model/'s preset for CPUs
-SEED = 0  # of its weights
+DEFAULT = "small"  # the VAE that comes with rushes, see docs/vae.md
 
 
 class TilingConfig(Config):
@@ -40,9 +38,9 @@ class TilingConfig(Config):
 class VaeConfig(EncoderConfig):
     """The VAE, and how it sees videos. Chunking, tiling and dtype change the latents."""
 
-    # A hub name or folder of a CogVideoX pipeline, or of its VAE alone (diffusers' AutoencoderKLCogVideoX). `small` has
-    # random weights: it shows that everything runs, and its latents are of no other use.
-    model: str = Field(default=UNTRAINED, min_length=1)
+    # A hub name or folder of a CogVideoX pipeline, or of its VAE alone (diffusers' AutoencoderKLCogVideoX). `small`
+    # comes with rushes: trained on one film, for machines without a hub.
+    model: str = Field(default=DEFAULT, min_length=1)
     revision: str | None = None  # of a hub name
     chunk_frames: int | None = Field(default=8, ge=8, multiple_of=8)  # frames seen at once; null: all
     tiling: TilingConfig | None = None  # null: pictures are seen whole
@@ -55,7 +53,7 @@ class VideoEncoder:
 
     HINT = (
         "vae.model takes the name or folder of a CogVideoX pipeline (THUDM/CogVideoX-2b), or of its VAE alone, with "
-        f"safetensors; {UNTRAINED!r} needs no weights, and is untrained."
+        f"safetensors; {DEFAULT!r} comes with rushes."
     )
 
     def __init__(self, config: VaeConfig):
@@ -67,33 +65,23 @@ class VideoEncoder:
         """As given, with nothing left to the machine."""
         return self._given.here()
 
-    @property
-    def untrained(self) -> bool:
-        return self._given.model == UNTRAINED
-
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What latents depend on. Needs the weights' files, and loads none of them; does not need `setup`.
 
-        model: NAME@COMMIT, FOLDER#HASH, or `small, untrained`. weights: SHA-256 over the safetensors' bytes.
+        model: NAME@COMMIT, or FOLDER#HASH. weights: SHA-256 over the safetensors' bytes.
         """
         from model.pretrained import weight_files
-        from model.vae import PRESETS, CausalVAE
+        from model.vae import CausalVAE
 
-        if self.untrained:
-            shape, weights = PRESETS[UNTRAINED], _hash(_untrained())
-            name = f"{UNTRAINED}, untrained"
-        else:
-            try:
-                shape, weights = CausalVAE.read_config(self._folder), hash_files(weight_files(self._folder))
-            except (ValueError, OSError) as error:
-                raise self._unusable(error) from error
-            settings = json.dumps(asdict(shape), sort_keys=True)
-            name = identity(self._given.model, self._folder, weights, settings)
+        try:
+            shape, weights = CausalVAE.read_config(self._folder), hash_files(weight_files(self._folder))
+        except (ValueError, OSError) as error:
+            raise self._unusable(error) from error
+        name = identity(self._where, self._folder, weights, json.dumps(asdict(shape), sort_keys=True))
         kept = ("dtype", "store", "chunk_frames", "tiling", "moments", "batch")
         return {
             "model": name,
-            "untrained": self.untrained,
             "weights": weights,
             "scaling_factor": shape.scaling_factor,
             "latent_channels": shape.latent_channels,
@@ -103,15 +91,12 @@ class VideoEncoder:
     def setup(self) -> None:
         """Load the weights. Raises RushesError where they are not to be had, ConfigError for the device."""
         device, dtype = torch_device(self.config.device), torch_dtype(self.config.dtype)
-        if self.untrained:
-            network = _untrained().to(dtype)
-        else:
-            from model.vae import CausalVAE
+        from model.vae import CausalVAE
 
-            try:
-                network = CausalVAE.from_pretrained(self._folder, dtype=dtype)
-            except (ValueError, OSError) as error:
-                raise self._unusable(error) from error
+        try:
+            network = CausalVAE.from_pretrained(self._folder, dtype=dtype)
+        except (ValueError, OSError) as error:
+            raise self._unusable(error) from error
         self._network = network.to(device).eval().requires_grad_(False)
 
     def encode(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
@@ -173,11 +158,18 @@ class VideoEncoder:
             return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
     @cached_property
+    def _where(self) -> str:
+        """The hub name or folder."""
+        from model.vae import SMALL
+
+        return str(SMALL) if self._given.model == DEFAULT else self._given.model
+
+    @cached_property
     def _folder(self) -> Path:
         from model.pretrained import locate
 
         try:
-            return locate(self._given.model, "vae", self._given.revision)
+            return locate(self._where, "vae", self._given.revision)
         except (ValueError, OSError) as error:
             raise self._unusable(error) from error
 
@@ -209,21 +201,3 @@ class VideoEncoder:
 
     def _unusable(self, error: Exception) -> RushesError:
         return RushesError(f"cannot use {self._given.model} as VAE: {error}\n{self.HINT}")
-
-
-def _untrained() -> CausalVAE:
-    import torch
-
-    from model.vae import CausalVAE
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return CausalVAE.from_preset(UNTRAINED)
-
-
-def _hash(network: torch.nn.Module) -> str:
-    state: Mapping[str, torch.Tensor] = network.state_dict()
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(state[name].numpy().tobytes())
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ from model.vae_tiling import PIXELS, Tiling, chunks, in_tiles
 CHUNK = 8  # frames that CogVideoX's VAE encodes at once
 LEVELS = 4  # of resolution; pictures are halved between them
 TEMPORAL = 4  # frames a latent frame
+SMALL = Path(__file__).parent / "weights" / "small"  # a trained `small`, which comes with the package
 BLOCKS = {"down_block_types": "CogVideoXDownBlock3D", "up_block_types": "CogVideoXUpBlock3D"}  # in config.json
 
 
@@ -55,9 +56,9 @@ class VAEConfig:
 
 PRESETS = {
     "cogvideox": VAEConfig(),
-    # For CPUs: 2 % of the parameters.
+    # For CPUs: 4 % of the parameters.
     "small": VAEConfig(
-        block_out_channels=(24, 48, 64, 96),
+        block_out_channels=(16, 32, 96, 128),
         layers_per_block=1,
         norm_num_groups=8,
         sample_height=256,

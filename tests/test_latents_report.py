@@ -135,7 +135,7 @@ def test_the_command_writes_the_page_and_its_numbers_are_those_of_the_shards(enc
     shards = sorted((root / "latents").rglob("*.tar"))
     row = cells(parts["sets"][1])[1]
     assert row[0] == f"{samples.set} newest"
-    assert "untrained: random weights" in row[1]
+    assert "small#" in row[1]
     assert "float32 8 frames at once pictures whole, no tiling" in row[1]
     assert row[2:7] == [
         "mean and log-variance, float32",
@@ -215,7 +215,7 @@ def test_pictures_are_the_samples_own_and_psnr_is_that_of_source_and_reconstruct
         videos.add(key[:16])
     assert buckets == set(samples.buckets)
     assert len(videos) == 4
-    assert f"mean PSNR {np.mean(values):.1f} dB, of an untrained VAE: it means nothing" in whole(page)
+    assert f"mean PSNR {np.mean(values):.1f} dB" in whole(page)
     lines = cells(section(page, "statistics"))[1:]
     flat = np.concatenate([one.reshape(16, -1) for one in channels], 1)
     for number in range(16):
@@ -236,7 +236,7 @@ def test_a_vae_that_cannot_be_loaded_or_is_another_one_is_said(dataset, tmp_path
         VideoEncoder, "facts", property(lambda self: facts(self) | {"weights": "0" * 64, "model": "other"})
     )
     page = latents_page(Storage(dataset), settings(tmp_path, dataset))
-    assert "it was made by the VAE small, untrained, and the configuration names other" in whole(page)
+    assert "and the configuration names other" in whole(page)
 
 
 def test_another_set_stands_beside_the_newest_and_what_is_damaged_is_named(dataset, tmp_path, monkeypatch):

@@ -13,6 +13,12 @@ from pathlib import Path
 import helpers_train
 import pytest
 import yaml
+from rich.console import Console
+
+from orchestration.config import load_config
+from orchestration.errors import ConfigError
+from train.config import TrainConfig
+from train.run import train
 
 BIN = Path(sys.executable).parent
 STAGES = [
@@ -114,16 +120,18 @@ def test_ranks_and_zero_change_no_loss_but_for_rounding(tmp_path, dataset) -> No
 
 
 def test_what_cannot_be_trained_is_refused_before_the_first_step(tmp_path, dataset) -> None:
-    def refused(name: str, data: Path = dataset, **settings) -> str:
-        return run(command(tmp_path, data, f"{name}-out", **settings), code=2)
+    def refused(name: str, message: str, data: Path = dataset, **settings) -> None:
+        config = load_config(TrainConfig, command(tmp_path, data, f"{name}-out", **settings)[-1])
+        with pytest.raises(ConfigError, match=message):
+            train(config, Console(quiet=True))
 
     stage = {"steps": 1, "batch": 4, "lr": 1e-3}
-    assert "Lower the batch to 20 at most" in refused("large", stages=[stage | {"batch": 32}])
-    assert "it has 1x32x32, 9x32x48" in refused("none", stages=[stage | {"buckets": ["17x32x32"]}])
+    refused("large", "Lower the batch to 20 at most", stages=[stage | {"batch": 32}])
+    refused("none", "it has 1x32x32, 9x32x48", stages=[stage | {"buckets": ["17x32x32"]}])
     helpers_train.make(tmp_path / "channels", channels=4)
-    assert "the latents have 4 channels, the model takes 16" in refused("channels", tmp_path / "channels")
+    refused("channels", "the latents have 4 channels, the model takes 16", tmp_path / "channels")
     helpers_train.make(tmp_path / "width", width=32)
-    assert "the texts are 32 wide, the model takes 384" in refused("width", tmp_path / "width")
+    refused("width", "the texts are 32 wide, the model takes 384", tmp_path / "width")
     assert not list(tmp_path.glob("*-out/checkpoints"))
 
 

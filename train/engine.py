@@ -144,8 +144,9 @@ def deepspeed_ranks(ranks: Ranks) -> Iterator[None]:
     allow_torchvision()  # PEFT and DeepSpeed come by torchvision
     if ranks.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
-        os.environ.setdefault(name, value)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    added = {name: value for name, value in alone.items() if name not in os.environ}
+    os.environ.update(added)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with _quiet():
         import deepspeed
@@ -154,8 +155,8 @@ def deepspeed_ranks(ranks: Ranks) -> Iterator[None]:
         if ranks.device.type == "cpu":
             # Compiled at the first use, for minutes, and waited for without end where another run was killed meanwhile.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        alone = not dist.is_initialized()
-        if alone:
+        begun = not dist.is_initialized()
+        if begun:
             store = torch.distributed.HashStore()  # type: ignore[reportPrivateImportUsage]
             backend = "nccl" if ranks.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
@@ -163,8 +164,10 @@ def deepspeed_ranks(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     finally:
-        if alone:
+        if begun:
             dist.destroy_process_group()
+        for name in added:
+            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -114,8 +114,6 @@ def _decoded_lead(galleries: Sequence[Gallery]) -> str:
     decoded = [gallery for gallery in galleries if gallery.psnr is not None]
     if not decoded:
         return ""
-    if all(gallery.untrained for gallery in decoded):
-        return "The VAE is untrained: it shows that everything runs; these pictures and their PSNR mean nothing."
     return "Source left, reconstruction right: the middle frame. PSNR is over all frames of a sample; more is nearer."
 
 
@@ -144,9 +142,8 @@ def _how(vae: Mapping[str, Any]) -> list[str]:
     """How the VAE saw pictures, in words."""
     if not vae:
         return []
-    said = ["untrained: random weights, of no use but to see that everything runs"] if vae.get("untrained") else []
     chunk, tiling = vae.get("chunk_frames"), vae.get("tiling")
-    said += [f"computed in {vae.get('dtype')}", f"{chunk} frames at once" if chunk else "all frames at once"]
+    said = [f"computed in {vae.get('dtype')}", f"{chunk} frames at once" if chunk else "all frames at once"]
     if isinstance(tiling, Mapping):
         overlap = [f"{100 * float(tiling.get(f'overlap_{side}') or 0):.0f} %" for side in ("height", "width")]
         said += [f"tiles of {tiling.get('height')} × {tiling.get('width')} px, overlapping by {' and '.join(overlap)}"]

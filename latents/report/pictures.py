@@ -79,7 +79,6 @@ class Gallery:
     """What is shown of a set."""
 
     fingerprint: str
-    untrained: bool
     samples: list[Shown] = field(default_factory=list)
     why: str = ""  # nothing was decoded
     damaged: list[str] = field(default_factory=list)  # samples that cannot be read
@@ -105,7 +104,7 @@ class Decoder:
 
     def __call__(self, one: SetSurvey, chosen: Sequence[Candidate], rows: Mapping[str, Row]) -> Gallery:
         """Never raises for what the set, its samples or the VAE are like: the gallery says it."""
-        gallery = Gallery(one.fingerprint, bool(one.vae.get("untrained")))
+        gallery = Gallery(one.fingerprint)
         samples = list(self._samples(one, chosen, gallery))
         scale = one.vae.get("scaling_factor")
         for sample in samples:
