@@ -158,7 +158,7 @@ def test_the_command_writes_the_page_and_its_numbers_are_those_of_the_shards(enc
         assert line[5] == str(len(numbers))  # clips: one window each
         assert float(line[6].split()[0]) == pytest.approx(seconds[bucket], rel=0.01)
         assert line[7] == "100 %"  # of the picture: 4 to 3 both
-    assert "psnr mean nothing" in parts["reconstructions"][0].lower()
+    assert "Source left, reconstruction right" in parts["reconstructions"][0]
     assert "<script>alert" not in (root / "report" / "index.html").read_text()
 
 
