@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from curation.scorers.runtime import allow_torchvision
 from latents.vae import VaeConfig, VideoEncoder
 from model.vae import CausalVAE
-from train.vae.windows import is_held_out
+from train.held_out import is_held_out
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 

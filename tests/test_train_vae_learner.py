@@ -20,13 +20,13 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from model.discriminator import PatchDiscriminator
+from train.held_out import is_held_out
 from train.optimizers import ConvMuon, follow, scale_lr
 from train.ranks import Ranks
 from train.vae.batches import batch, pixels
 from train.vae.config import StageConfig
 from train.vae.learner import Learner, channel_statistics
 from train.vae.measure import LinearCode, held_out_psnr, quality, reconstruct
-from train.vae.windows import is_held_out
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 

@@ -3,7 +3,6 @@ the number of ranks changes nothing, and resuming needs no state."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from orchestration.errors import ConfigError
 from orchestration.storage import Storage
 from orchestration.tables import snapshot
 from train.config import SelectConfig, StageConfig, TrainConfig
+from train.held_out import is_held_out
 from train.order import Order
 
 
@@ -42,11 +42,6 @@ class Examples:
         return Examples(latents, noise, text, self.timesteps.to(device), self.keys)
 
 
-def held_out(clip_id: str, share: float) -> bool:
-    """Whether nothing is learnt from a clip: it hangs on its id alone."""
-    return int(hashlib.sha256(f"held out {clip_id}".encode()).hexdigest()[:8], 16) / 2**32 < share
-
-
 def clip_of(key: str) -> str:
     """A sample's clip: keys are CLIP-wN."""
     return key.rpartition("-w")[0]
@@ -66,7 +61,7 @@ class StageData:
             buckets[name] = [
                 number
                 for number in data.buckets[name]
-                if not held_out(clip_of(data.key(number)), config.watch.held_out)
+                if not is_held_out(clip_of(data.key(number)), config.watch.held_out)
                 and (chosen is None or clip_of(data.key(number)) in chosen)
             ]
         manifest = f"{data.manifest_hash} {stage.model_dump_json(include={'buckets', 'select'})}"

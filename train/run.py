@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import numpy as np
@@ -29,6 +27,7 @@ from train.data import Examples, StageData
 from train.engine import Engine, NotFinite, deepspeed_ranks
 from train.loss import losses
 from train.ranks import Ranks, ranks
+from train.stopping import Stopping
 from train.watch import Watch
 
 
@@ -62,7 +61,7 @@ class _Training:
     def __init__(self, config: TrainConfig, us: Ranks, console: Console):
         self._config, self._us, self._console = config, us, console
         self._folder = Path(config.output) / "checkpoints"
-        self._stop = False
+        self._stopping = Stopping(console)
         self._data = LatentDataset(config.dataset, set=config.set, cache=config.cache, cache_gb=config.cache_gb)
         befores = itertools.accumulate([0, *(stage.steps for stage in config.stages)])
         pairs = zip(config.stages, befores, strict=False)
@@ -78,16 +77,12 @@ class _Training:
         if start >= self._config.steps:
             self._console.print(f"all {start:,} steps are done")
             return
-        if not self._us.first:
-            self._steps(start, None)
-            return
-        before = {number: signal.signal(number, self._signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with self._stopping:
+            if not self._us.first:
+                self._steps(start, None)
+                return
             with Watch(Path(self._config.output), self._config.steps, start, seconds, self._console) as watch:
                 self._steps(start, watch)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _steps(self, start: int, watch: Watch | None) -> None:
         config = self._config
@@ -104,7 +99,7 @@ class _Training:
                     means = {name: float(np.mean(values)) for name, values in kept.items()}
                     watch.scalars(done, {"stage": config.place(step)[0], "lr": self._rate(step), **means})
                     kept = {name: [] for name in kept}
-            stop = self._us.any(self._stop)
+            stop = self._us.any(self._stopping.asked)
             if stop or done % config.checkpoint.every == 0 or done == config.steps:
                 self._save(done, watch.seconds if watch is not None else 0.0)
             if stop and done < config.steps:
@@ -219,12 +214,6 @@ class _Training:
                 f"the texts are {width} wide, the model takes {config.text_embed_dim}: encode them with the text "
                 "encoder that the model was made for (text.model)"
             )
-
-    def _signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:  # the second time: at once
-            raise KeyboardInterrupt
-        self._stop = True
-        self._console.print("stopping after this step; once more: at once, without saving")
 
 
 def _schedule(config: TrainConfig) -> NoiseSchedule:

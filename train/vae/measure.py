@@ -33,10 +33,11 @@ from model.vae import CausalVAE
 from orchestration.progress import Progress
 from orchestration.runs import log
 from orchestration.storage import Storage
+from train.held_out import is_held_out
 from train.vae.batches import pixels
 from train.vae.config import SMALLEST, TrainVaeConfig
 from train.vae.learner import channel_statistics
-from train.vae.windows import Windows, is_held_out
+from train.vae.windows import Windows
 
 BLOCK = (4, 8, 8)  # frames, rows and columns of the baseline's blocks
 FITTED = 300_000  # blocks that the baseline is fitted on

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from orchestration.storage import Storage
 from train import checkpoints
 from train.checkpoints import Checkpoint
 from train.ranks import Ranks, ranks
+from train.stopping import Stopping
 from train.vae.batches import batch, pixels
 from train.vae.config import TrainVaeConfig
 from train.vae.learner import Learner, channel_statistics
@@ -101,26 +100,20 @@ class _Training:
 
     def __init__(self, config: TrainVaeConfig, us: Ranks, learner: Learner, windows: Windows, console: Console):
         self._config, self._us, self._learner, self._windows, self._console = config, us, learner, windows, console
-        self._stop = False
+        self._stopping = Stopping(console)
 
     def go(self, start: int, seconds: float) -> float:
         """From a step to the end; the seconds of all steps. Raises RushesError where a signal ends it."""
-        before = {number: signal.signal(number, self._signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with self._stopping:
             if not self._us.first:
                 self._steps(start, None)
                 return seconds
             with Watch(Path(self._config.output), self._config.steps, start, seconds, self._console) as watch:
                 if start == 0:
-                    names = {"perceptual": self._learner.perceptual_name, "windows": len(self._windows.learnt)}
-                    self._console.print(
-                        f"learning from {names['windows']:,} windows; perceptual: {names['perceptual']}"
-                    )
+                    count, seen = len(self._windows.learnt), self._learner.perceptual_name
+                    self._console.print(f"learning from {count:,} windows; perceptual distance: {seen}")
                 self._steps(start, watch)
                 return watch.seconds
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _steps(self, start: int, watch: Watch | None) -> None:
         config, us = self._config, self._us
@@ -144,7 +137,7 @@ class _Training:
                     sums = {}
                 if done % config.measure.every == 0 or done == config.steps:
                     self._look(done, watch)
-            stop = us.any(self._stop)
+            stop = us.any(self._stopping.asked)
             due = us.any(time.monotonic() - saved > 60 * config.save_minutes)
             if stop or due or done == config.steps:
                 if watch is not None:
@@ -183,12 +176,6 @@ class _Training:
             made = network.decode(network.encode(x).mean)[0, :, -1].float().add(1).mul(127.5).clamp(0, 255)
         shown = np.concatenate([video[-1], made.permute(1, 2, 0).to(torch.uint8).cpu().numpy()], 1)
         watch.picture(step, "held out: source, reconstruction", shown)
-
-    def _signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:  # the second time: at once
-            raise KeyboardInterrupt
-        self._stop = True
-        self._console.print("stopping after this step; once more: at once, without saving")
 
 
 def _checkpoints(config: TrainVaeConfig) -> Path:

@@ -29,6 +29,7 @@ from orchestration.errors import ConfigError, RushesError
 from orchestration.progress import Progress
 from orchestration.runs import log
 from orchestration.storage import Storage
+from train.held_out import is_held_out
 from train.vae.config import TrainVaeConfig
 
 PIXELS, STILLS, INDEX = "pixels.bin", "stills.bin", "index.json"
@@ -49,11 +50,6 @@ class Windows:
     learnt: np.ndarray
     held_out: np.ndarray
     clips: list[str]
-
-
-def is_held_out(clip_id: str, share: float) -> bool:
-    """Whether nothing is learnt from a clip: it hangs on its id alone."""
-    return int(hashlib.sha256(f"held out {clip_id}".encode()).hexdigest()[:8], 16) / 2**32 < share
 
 
 def load_windows(config: TrainVaeConfig) -> Windows:
