@@ -67,10 +67,10 @@ class TextEncoder:
 
         model: NAME@COMMIT, FOLDER#HASH, or MiniLM's package. weights: SHA-256 over the safetensors' bytes. width: D.
         """
-        model, tokenizer = self._folders
+        model, tokenizer = self.folders
         try:
-            width = self._settings["d_model" if self._kind == "t5" else "hidden_size"]
-            weights = hash_files(_weight_files(model))
+            width = self._settings["d_model" if self.kind == "t5" else "hidden_size"]
+            weights = hash_files(weight_files(model))
             beside = sorted({path for folder in (model, tokenizer) for name in TOKENIZER for path in folder.glob(name)})
             if self._name == minilm.KEYWORD:
                 name = minilm.NAME
@@ -89,10 +89,10 @@ class TextEncoder:
 
         disable_progress_bar()
         device, dtype = torch_device(self.config.device), torch_dtype(self.config.dtype)
-        (folder, words), t5 = self._folders, self._kind == "t5"
+        (folder, words), t5 = self.folders, self.kind == "t5"
         given: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         try:
-            _weight_files(folder)
+            weight_files(folder)
             self._tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=False)
             kind = T5EncoderModel if t5 else BertModel
             loaded: Any = kind.from_pretrained(folder, **given)
@@ -126,7 +126,7 @@ class TextEncoder:
         import torch
 
         most, device = self.config.max_tokens, self._model.device
-        padding = "max_length" if self._kind == "t5" else False
+        padding = "max_length" if self.kind == "t5" else False
         tokens = len(self._tokenizer(text, verbose=False)["input_ids"])
         self.cut += tokens > most
         given = self._tokenizer(text, padding=padding, max_length=most, truncation=True, return_tensors="pt")
@@ -143,7 +143,7 @@ class TextEncoder:
         return kept, min(tokens, most)
 
     @cached_property
-    def _folders(self) -> tuple[Path, Path]:
+    def folders(self) -> tuple[Path, Path]:
         """Of the weights, and of the tokenizer."""
         if self._name == minilm.KEYWORD:
             return minilm.folder(), minilm.folder()
@@ -157,7 +157,7 @@ class TextEncoder:
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """Of config.json."""
-        path = self._folders[0] / "config.json"
+        path = self.folders[0] / "config.json"
         try:
             found = json.loads(path.read_text())
         except (ValueError, OSError) as error:
@@ -167,7 +167,8 @@ class TextEncoder:
         return found
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
+        """One of KINDS."""
         return self._settings["model_type"]
 
     def _download(self) -> Path:
@@ -190,7 +191,7 @@ class TextEncoder:
         return RushesError(f"cannot use {self._name} as text encoder: {error}\n{self.HINT}")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """What transformers would load. Raises FileNotFoundError."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -75,10 +75,10 @@ class VideoEncoder:
         from model.vae import CausalVAE
 
         try:
-            shape, weights = CausalVAE.read_config(self._folder), hash_files(weight_files(self._folder))
+            shape, weights = CausalVAE.read_config(self.folder), hash_files(weight_files(self.folder))
         except (ValueError, OSError) as error:
             raise self._unusable(error) from error
-        name = identity(self._where, self._folder, weights, json.dumps(asdict(shape), sort_keys=True))
+        name = identity(self._where, self.folder, weights, json.dumps(asdict(shape), sort_keys=True))
         kept = ("dtype", "store", "chunk_frames", "tiling", "moments", "batch")
         return {
             "model": name,
@@ -94,7 +94,7 @@ class VideoEncoder:
         from model.vae import CausalVAE
 
         try:
-            network = CausalVAE.from_pretrained(self._folder, dtype=dtype)
+            network = CausalVAE.from_pretrained(self.folder, dtype=dtype)
         except (ValueError, OSError) as error:
             raise self._unusable(error) from error
         self._network = network.to(device).eval().requires_grad_(False)
@@ -165,7 +165,8 @@ class VideoEncoder:
         return str(SMALL) if self._given.model == DEFAULT else self._given.model
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Of config.json and weights. Raises RushesError where there is none."""
         from model.pretrained import locate
 
         try:

@@ -62,6 +62,14 @@ def load_config(model: type[C], path: str | Path, overrides: Iterable[str] = ())
     return parse_config(model, data, str(path))
 
 
+def from_settings(model: type[C], settings: Iterable[str], name: str) -> C:
+    """`model` without a file: `a.b=value` over its defaults; `name` is what error messages call it."""
+    data: dict[str, Any] = {}
+    for setting in settings:
+        _apply_override(data, setting)
+    return parse_config(model, data, name)
+
+
 def parse_config(model: type[C], data: dict[str, Any], name: str) -> C:
     """Validate `data` as `model`; `name` is what error messages call it."""
     try:
