@@ -4,16 +4,26 @@
 #   make curate                                       sample videos in, a curated data set and its report out
 #   make curate INPUT=s3://bucket/raw OUTPUT=s3://bucket/clips CONFIG=configs/default.yaml ARGS="limit=100 cut.audio=true"
 #   make caption OUTPUT=s3://bucket/clips             captions for the clips of that data set
+#   make train INPUT=folder/of/mp4/and/txt MODEL=THUDM/CogVideoX-2b     clips with captions in, a LoRA out
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-CONFIG ?= configs/$(or $(filter caption latents train vae,$(MAKECMDGOALS)),default).yaml
 INPUT ?=
+ifneq ($(and $(INPUT),$(filter train,$(MAKECMDGOALS))),)
+CONFIG ?= configs/train-lora.yaml
+OUTPUT ?= data/brought
+endif
+CONFIG ?= configs/$(or $(filter caption latents train vae,$(MAKECMDGOALS)),default).yaml
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
 SET ?= default
-export INPUT OUTPUT
+# Of make train: the pipeline that is fine-tuned, its text encoder where that is another, how clips are encoded, processes.
+MODEL ?= THUDM/CogVideoX-2b
+TEXT ?= $(MODEL)
+LATENTS ?= configs/latents-lora.yaml
+RANKS ?= 1
+export INPUT OUTPUT MODEL TEXT
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,8 +72,20 @@ caption: $(VENV)/.runtime ## caption the kept clips of the data set OUTPUT with 
 latents: $(VENV)/.runtime ## encode the captioned clips of the data set OUTPUT into shards with CONFIG and ARGS
 	@$(BIN)/rushes latents $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
 
-train: $(VENV)/.runtime ## train a transformer on the shards of the data set OUTPUT with CONFIG and ARGS
-	@$(BIN)/rushes train $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
+TRAIN := $(if $(filter-out 1,$(RANKS)),$(BIN)/torchrun --standalone --nproc_per_node $(RANKS) --no-python) $(BIN)/rushes train
+train: $(VENV)/.runtime ## train on the shards of OUTPUT with CONFIG and ARGS; INPUT: a LoRA on MODEL, of clips with captions
+ifeq ($(INPUT),)
+	@$(TRAIN) $(CONFIG) "dataset=$$OUTPUT" $(ARGS)
+else
+	@$(BIN)/python -m train.brought "$$INPUT" "$$TEXT" $(LATENTS) $(BROUGHT)
+	@$(BIN)/rushes curate configs/ready-made-clips.yaml "input=$$INPUT" "output=$$OUTPUT"
+	@$(BIN)/rushes caption configs/caption-lora.yaml "dataset=$$OUTPUT"
+	@$(BIN)/rushes latents $(LATENTS) "dataset=$$OUTPUT" "vae.model=$$MODEL" "text.model=$$TEXT" $(ENCODERS)
+	@$(TRAIN) $(BROUGHT)
+endif
+# What training is told, by the check before all work and at the end; encoders take the GPU where there is one.
+BROUGHT = $(CONFIG) "dataset=$$OUTPUT" "output=$$OUTPUT/train" "model=$$MODEL" $(ARGS)
+ENCODERS := $(if $(filter cuda,$(CUDA)),ray.worker_gpus=1)
 
 # Shots of the film are learnt from; three videos of other kinds are tested on.
 VAE_TESTED := small/bikes.mp4 camera/vtest.avi small/carphone_pristine.mp4
