@@ -19,6 +19,8 @@ COMMANDS = {
     "latents": "latents.commands:latents",
     "train": "train.commands:train",
     "train-vae": "train.commands:train_vae",
+    "sample": "train.commands:sample",
+    "export": "train.commands:export",
     "status": "curation.commands:status",
     "report": "curation.commands:report",
     "explain": "curation.commands:explain",
@@ -99,6 +101,33 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
 def train_vae(config: ConfigPath, overrides: Overrides = None) -> None:
     """A VAE of your own, learnt from a curated data set; resumes, and ends with what it is worth."""
     _call("train-vae", config=config, overrides=overrides or [])
+
+
+@app.command()
+def sample(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROMPT... [KEY=VALUE]...",
+            help="settings: model, out (mp4, gif, png), frames, height, width, steps, guidance, dynamic, sampler, "
+            "negative, seed, fps, vae, text, device, dtype",
+        ),
+    ],
+) -> None:
+    """Videos from prompts, by a training's newest checkpoint, another one, or a CogVideoX pipeline."""
+    _call("sample", arguments=arguments)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="a training's folder, or one checkpoint")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="a new folder, or an earlier export")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings: merge, sampler, vae, text")
+    ] = None,
+) -> None:
+    """A checkpoint as a pipeline for diffusers; adapters (LoRA) as files for diffusers and ComfyUI."""
+    _call("export", model=model, output=output, settings=settings or [])
 
 
 @app.command()
