@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import helpers_export
+import helpers_shards
 import numpy as np
 import pytest
 import torch
@@ -91,6 +92,15 @@ def test_a_gif_of_another_size_and_rate(run, tmp_path, capsys):
     assert pictures(tmp_path / "dog.gif").shape == (17, 48, 32, 3)
     with av.open(str(tmp_path / "dog.gif")) as container:
         assert float(container.streams.video[0].average_rate) == pytest.approx(10)
+
+
+def test_the_rate_is_that_of_the_data_set(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    helpers_shards.make(tmp_path / "data")
+    (tmp_path / "run" / "config.yaml").write_text(f"dataset: {tmp_path / 'data'}\nset: null\n")
+    assert "23.976 a second" in make(capsys, model=tmp_path / "run", out=tmp_path / "dog.mp4")
+    with av.open(str(tmp_path / "dog.mp4")) as container:
+        assert float(container.streams.video[0].average_rate) == pytest.approx(23.976, abs=1e-3)
 
 
 def test_each_of_several_prompts_is_as_it_is_alone(run, tmp_path, capsys):

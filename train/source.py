@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from rich.console import Console
 
 from curation.scorers.runtime import allow_torchvision
@@ -165,14 +166,14 @@ class Trained(Source):
         return found
 
     def fps(self) -> float:
-        """The data set's, where it is still there."""
+        """The data set's, where the training's folder still names it and it is still there."""
         try:
-            data = LatentDataset(self.training["dataset"], set=self.training["set"], text=None)
+            said = yaml.safe_load((self.checkpoint.folder.parents[1] / "config.yaml").read_text())
+            data = LatentDataset(said["dataset"], set=said["set"], text=None)
             moving = [numbers for name, numbers in data.buckets.items() if not name.startswith("1x")]
-            found = data[moving[0][0]].facts.get("fps") if moving else None
-        except (RushesError, OSError):
+            return float(data[moving[0][0]].facts["fps"])
+        except (RushesError, OSError, ValueError, LookupError, TypeError):
             return RATE
-        return float(found or RATE)
 
     def _facts(self, part: str) -> Mapping[str, Any]:
         """What the data set says of the encoder."""
