@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import helpers_export
+import helpers_train
 import pytest
 import torch
+import yaml
 from helpers_curate import rushes
 from helpers_export import CONFIG, TOKENS
 from helpers_model import transformer
@@ -65,6 +67,15 @@ def embeddings(model: str, *prompts: str) -> list[torch.Tensor]:
     return [found[None] for found, _ in encoder.encode(prompts)]
 
 
+def follow_readme(folder: Path, more: str = "") -> None:
+    """Run the code of an export's README as a user would, with two steps."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    code = code.replace("num_frames=9", "num_inference_steps=2, num_frames=9").replace('"a prompt"', '"a red dog"')
+    code = f"from curation.scorers.runtime import allow_torchvision; allow_torchvision()\n{code}{more}"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=200)
+    assert (folder / "video.mp4").stat().st_size > 500
+
+
 def image(model: Path, out: Path, **settings: object) -> bytes:
     words = [f"{name}={value}" for name, value in {"model": model, "out": out, **settings}.items()]
     config = from_settings(SampleConfig, [*words, "steps=2", "frames=1", "device=cpu"], "test")
@@ -78,7 +89,7 @@ def test_a_pipeline_with_t5_samples_as_rushes_does(tmp_path):
     with pytest.raises(ConfigError, match=r"was encoded with t5#\w+, a folder of that name: say where it is, text=FOL"):
         run_export(tmp_path / "run", tmp_path / "made")
     said = rushes("export", tmp_path / "run", tmp_path / "made", f"text={t5}")
-    assert "a pipeline for diffusers, of step 4" in " ".join(said.split())
+    assert "a pipeline for diffusers, of step 4" in said
     pipeline = load(tmp_path / "made")
     found = theirs(pipeline, "a red dog", max_sequence_length=TOKENS)
     wanted = ours(transformer(CONFIG), NoiseSchedule(), *embeddings(str(t5), "a red dog", ""))
@@ -86,6 +97,7 @@ def test_a_pipeline_with_t5_samples_as_rushes_does(tmp_path):
     torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=TOLERANCE)
     assert pipeline("a red dog", max_sequence_length=TOKENS, **OPTIONS).frames[0][0].size == (48, 32)
     assert type(pipeline.scheduler).__name__ == "CogVideoXDPMScheduler"
+    follow_readme(tmp_path / "made")
     run_export(tmp_path / "run", tmp_path / "made", f"text={t5}", "sampler=ddim")  # an earlier export may be replaced
     assert type(load(tmp_path / "made").scheduler).__name__ == "CogVideoXDDIMScheduler"
 
@@ -101,14 +113,7 @@ def test_a_pipeline_with_minilm_samples_as_its_readme_says(tmp_path):
     plain = theirs(pipeline, "a red dog", max_sequence_length=TOKENS)  # runs, with other embeddings: as the README says
     assert not torch.allclose(plain, wanted, atol=1e-3)
 
-    readme = (tmp_path / "made" / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    code = code.replace("num_frames=9", "num_inference_steps=2, num_frames=9")
-    code += "torch.save(prompts, 'prompts.pt')"
-    setting = "from curation.scorers.runtime import allow_torchvision; allow_torchvision()\n"
-    code = setting + code.replace('"a prompt"', '"a red dog"')
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "made", check=True, timeout=200)
-    assert (tmp_path / "made" / "video.mp4").stat().st_size > 500
+    follow_readme(tmp_path / "made", more="torch.save(prompts, 'prompts.pt')")
     prompts = torch.load(tmp_path / "made" / "prompts.pt", weights_only=True)
     torch.testing.assert_close(prompts["prompt_embeds"], text, atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(prompts["negative_prompt_embeds"], negative, atol=TOLERANCE, rtol=TOLERANCE)
@@ -128,7 +133,7 @@ def test_adapters_load_in_diffusers_with_their_alpha(tmp_path):
     base = helpers_export.pipeline(tmp_path / "base")
     helpers_export.adapters(tmp_path / "run", base, rank=4, alpha=2.0)
     said = rushes("export", tmp_path / "run", tmp_path / "dog")
-    assert "adapters for diffusers and for ComfyUI, of step 4" in " ".join(said.split())
+    assert "adapters for diffusers and for ComfyUI, of step 4" in said
     text, negative = embeddings("minilm", "a red dog", "")
     prompts = {"prompt_embeds": text, "negative_prompt_embeds": negative}
     pipeline = load(base, text_encoder=None, tokenizer=None)
@@ -185,6 +190,33 @@ def test_comfyui_adds_the_same_to_its_weights(tmp_path):
         changed += 1
     assert changed == 2 * 7 + 2
     assert not state
+
+
+@pytest.mark.slow
+def test_a_real_training_is_sampled_exported_and_adapted(tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers_train, "ENCODER", helpers_export.encoder())
+    helpers_train.make(tmp_path / "data")
+    given = {
+        "dataset": str(tmp_path / "data"),
+        "output": str(tmp_path / "run"),
+        "stages": [{"steps": 2, "batch": 2, "lr": 1e-3, "sample_size": [9, 32, 48]}],
+        "dtype": "float32",
+        "threads": 1,
+    }
+    (tmp_path / "full.yaml").write_text(yaml.safe_dump(given))
+    rushes("train", tmp_path / "full.yaml")
+    rushes("export", tmp_path / "run", tmp_path / "made")
+    assert image(tmp_path / "run", tmp_path / "one.png") == image(tmp_path / "made", tmp_path / "two.png")
+    follow_readme(tmp_path / "made")
+
+    given |= {"output": str(tmp_path / "adapted"), "model": str(tmp_path / "made"), "lora": {"rank": 4, "alpha": 2.0}}
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(given))
+    rushes("train", tmp_path / "lora.yaml")
+    rushes("export", tmp_path / "adapted", tmp_path / "dog")
+    follow_readme(tmp_path / "dog")
+    rushes("export", tmp_path / "adapted", tmp_path / "merged", "merge=true")
+    assert image(tmp_path / "adapted", tmp_path / "3.png") == image(tmp_path / "merged", tmp_path / "4.png")
+    assert image(tmp_path / "adapted", tmp_path / "3.png") != image(tmp_path / "made", tmp_path / "two.png")
 
 
 def test_a_pipeline_without_its_text_encoder(tmp_path):

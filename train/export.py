@@ -64,7 +64,8 @@ def export(model: str, output: str, config: ExportConfig, console: Console) -> N
             _mark(source, made)
     except (ValueError, OSError) as error:
         raise RushesError(f"{source.name}: {error}") from error
-    console.print(f"{target}: {said}, of step {source.checkpoint.step:,}. {target / 'README.md'} shows how to sample")
+    step, readme = f"{source.checkpoint.step:,}", target / "README.md"
+    console.print(f"{target}: {said}, of step {step}. How to sample: {readme}", soft_wrap=True, highlight=False)
 
 
 def _pipeline(source: Trained, config: ExportConfig, made: Path, name: str, console: Console) -> str:
@@ -74,8 +75,7 @@ def _pipeline(source: Trained, config: ExportConfig, made: Path, name: str, cons
     save_pipeline(made, source.transformer(), decoder, source.schedule, config.sampler)
     if text is not None:
         _copy_text(text, made)
-    kind = NONE if text is None else text.kind
-    (made / "README.md").write_text(export_readme.pipeline(name, source, kind))
+    (made / "README.md").write_text(export_readme.pipeline(name, source, text is not None))
     return "a pipeline for diffusers"
 
 

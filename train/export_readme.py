@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latents import minilm
 from train.source import Trained
 
 _BEGIN = """\
@@ -20,15 +21,21 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 dtype = torch.bfloat16 if device == "cuda" else torch.float32
 """
 
-_T5 = """\
-pipeline = CogVideoXPipeline.from_pretrained(".", torch_dtype=dtype).to(device)
-video = pipeline("a prompt", {size}, max_sequence_length={tokens}).frames[0]
-export_to_video(video, "video.mp4", fps={fps:g})
-```
+_PIPELINE = """\
+pipeline = CogVideoXPipeline.from_pretrained(".", torch_dtype=dtype{without}).to(device)
 """
 
-_BERT = """\
-pipeline = CogVideoXPipeline.from_pretrained(".", torch_dtype=dtype).to(device)
+_ADAPTED = """\
+pipeline = CogVideoXPipeline.from_pretrained("{base}", torch_dtype=dtype).to(device)
+pipeline.transformer.register_to_config(sample_height={rows}, sample_width={columns})  # positions as in the training
+pipeline.load_lora_weights(".")
+"""
+
+_T5 = """\
+video = pipeline("a prompt", {size}, max_sequence_length={tokens}).frames[0]
+"""
+
+_MINILM = """\
 
 
 def embed(text):  # without padding, zeros behind: what the transformer was trained with
@@ -41,58 +48,63 @@ def embed(text):  # without padding, zeros behind: what the transformer was trai
 
 prompts = {{"prompt_embeds": embed("a prompt"), "negative_prompt_embeds": embed("")}}
 video = pipeline(**prompts, {size}).frames[0]
+"""
+
+_END = """\
 export_to_video(video, "video.mp4", fps={fps:g})
 ```
+"""
 
+_OF_MINILM = """
 The text encoder is MiniLM, not T5. `pipeline("a prompt")` runs too, but pads the prompt and lets the encoder look at
 the padding: the transformer then gets embeddings unlike those that it was trained with. Embed prompts as above.
 """
 
-_NONE = """\
-pipeline = CogVideoXPipeline.from_pretrained(".", torch_dtype=dtype, text_encoder=..., tokenizer=...).to(device)
-video = pipeline("a prompt", {size}, max_sequence_length={tokens}).frames[0]
-export_to_video(video, "video.mp4", fps={fps:g})
-```
-
-The text encoder was left out: load {text} and its tokenizer by transformers, or give `prompt_embeds` and
-`negative_prompt_embeds` [1, {tokens}, {width}].
+_LEFT_OUT = """
+The text encoder was left out ({text}): load it and its tokenizer by transformers, or give both as None and
+`prompt_embeds`, `negative_prompt_embeds` [1, {tokens}, {width}] in place of prompts.
 """
 
-_ADAPTERS = """\
-pipeline = CogVideoXPipeline.from_pretrained({base!r}, torch_dtype=dtype).to(device)
-pipeline.transformer.register_to_config({trained})  # positions as in the training
-pipeline.load_lora_weights(".")
-video = pipeline("a prompt", {size}).frames[0]
-export_to_video(video, "video.mp4", fps={fps:g})
-```
-
-`comfyui/{name}.safetensors` holds the same for ComfyUI's own CogVideoX nodes: put it into `models/loras` and load it by
-LoraLoaderModelOnly. Both files keep the adapters' alpha, so that a strength of 1 is what was trained.
+_COMFYUI = """
+`comfyui/{name}.safetensors` holds the same for ComfyUI's own CogVideoX network: put it into `models/loras` and load it
+by LoraLoaderModelOnly. Both files keep the adapters' alpha, so that a strength of 1 is what was trained.
 """
 
 
-def pipeline(name: str, source: Trained, kind: str) -> str:
-    """kind: of the text encoder, t5, bert or none."""
-    text = {"t5": _T5, "bert": _BERT}.get(kind, _NONE)
-    return _text(name, source, "A CogVideoX pipeline", text)
+def pipeline(name: str, source: Trained, text: bool) -> str:
+    """text: whether the text encoder is in it."""
+    ask, note = (_MINILM, _OF_MINILM) if _is_minilm(source) and text else (_T5, "")
+    return _filled(name, source, "A CogVideoX pipeline", _PIPELINE, ask, note if text else _LEFT_OUT, text)
 
 
 def adapters(name: str, source: Trained) -> str:
-    return _text(name, source, f"Adapters (LoRA) for {source.training['model']}", _ADAPTERS)
+    ask, note = (_MINILM, _OF_MINILM) if _is_minilm(source) else (_T5, "")
+    return _filled(name, source, f"Adapters (LoRA) for {source.training['model']}", _ADAPTED, ask, note + _COMFYUI)
 
 
-def _text(name: str, source: Trained, what: str, rest: str) -> str:
+def _is_minilm(source: Trained) -> bool:
+    return _text(source) == minilm.NAME
+
+
+def _text(source: Trained) -> str | None:
+    """The text encoder's name."""
+    return (source.checkpoint.facts["encoder"].get("text") or {}).get("model")
+
+
+def _filled(name: str, source: Trained, what: str, load: str, ask: str, note: str, text: bool = True) -> str:
     config = source.config
     height, width = 8 * config.sample_height, 8 * config.sample_width
-    return (_BEGIN + rest).format(
+    return (_BEGIN + load + ask + _END + note).format(
         name=name,
         what=what,
         step=source.checkpoint.step,
-        size=f"num_frames={config.sample_frames}, height={height}, width={width}",
-        trained=f"sample_height={config.sample_height}, sample_width={config.sample_width}",
-        tokens=config.max_text_seq_length,
-        width=config.text_embed_dim,
-        fps=source.fps(),
         base=source.training["model"],
-        text=(source.checkpoint.facts["encoder"].get("text") or {}).get("model"),
+        rows=config.sample_height,
+        columns=config.sample_width,
+        without="" if text else ", text_encoder=..., tokenizer=...",
+        size=f"num_frames={config.sample_frames}, height={height}, width={width}",
+        tokens=config.max_text_seq_length,
+        fps=source.fps(),
+        text=_text(source),
+        width=config.text_embed_dim,
     )

@@ -59,6 +59,7 @@ def sample_prompts(prompts: Sequence[str], config: SampleConfig, console: Consol
         network = source.transformer().to(device, _dtype(config, device))
         vae.setup()
         torch.set_num_threads(threads)  # encoders take one
+        said: list[str] = []
         with Progress("Sampling", config.steps * len(prompts), "steps", 0, console) as progress:
             for number, (path, prompt) in enumerate(zip(paths, embedded, strict=True)):
                 before = number * config.steps
@@ -69,8 +70,8 @@ def sample_prompts(prompts: Sequence[str], config: SampleConfig, console: Consol
                 latents = _denoised(network, source, prompt, negative, config, done)
                 made = vae.decode(latents[0].transpose(0, 1) / vae.facts["scaling_factor"])
                 video_files.write(path, made, fps)
-                size = f"{len(made)} frames of {made.shape[1]}x{made.shape[2]} px, {fps:g} a second"
-                console.print(f"{path}: {size}", soft_wrap=True, highlight=False, markup=False)
+                said.append(f"{path}: {len(made)} frames of {made.shape[1]}x{made.shape[2]} px, {fps:g} a second")
+        console.print("\n".join(said), soft_wrap=True, highlight=False, markup=False)
     except (MemoryError, torch.OutOfMemoryError) as error:
         hint = "take fewer frames, or a smaller height and width"
         raise RushesError(f"it does not fit into memory ({error}): {hint}") from error
