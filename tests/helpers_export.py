@@ -54,7 +54,7 @@ def adapters(run: Path, base: Path, rank: int = 4, alpha: float = 2.0, targets=l
     learnt = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
     generator = torch.Generator().manual_seed(5)
     for weight in learnt.values():
-        weight.normal_(0, 0.2, generator=generator)
+        weight.normal_(0, 0.5, generator=generator)
     given = LoraConfig(rank=rank, alpha=alpha, targets=targets)
     said = facts(model=str(base), lora=given.model_dump())
     saved = checkpoints.save(run / "checkpoints", 4, said, lambda folder: write_weights(folder, CONFIG, learnt, given))

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -210,9 +211,12 @@ class Trained(Source):
 
 
 def noise_schedule(model: str) -> NoiseSchedule:
-    """Of a training's `model`: a preset's release, or the folder's own. Raises ValueError, OSError."""
+    """Of a training's `model`: a preset's, a checkpoint's, or the pipeline's own. Raises ValueError, OSError."""
     if model in PRESETS:
         return NoiseSchedule(snr_shift_scale=1.0 if model == "5b" else 3.0)
+    complete = Path(model).expanduser() / COMPLETE
+    if complete.is_file():
+        return noise_schedule(json.loads(complete.read_text())["facts"]["config"]["model"])
     return NoiseSchedule.from_pretrained(model)
 
 
