@@ -93,11 +93,12 @@ def load(network: nn.Module, folder: str | Path) -> None:
     _peft().set_peft_model_state_dict(network, state, adapter_name=_ADAPTER)
 
 
-def merge(network: nn.Module) -> None:
-    """Adds the adapters into the weights, in place, and removes them. What `add` froze stays frozen."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def merge(network: nn.Module, strength: float = 1.0) -> None:
+    """Adds the adapters, times `strength`, to the weights, in place, and removes them. What `add` froze stays frozen."""
+    from peft.tuners.lora import LoraLayer
 
-    for name, layer in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)]:
+    for name, layer in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, LoraLayer)]:
+        layer.scale_layer(strength)
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, layer.get_base_layer())

@@ -110,7 +110,7 @@ def sample(
         typer.Argument(
             metavar="PROMPT... [KEY=VALUE]...",
             help="settings: model, out (mp4, gif, png), frames, height, width, steps, guidance, dynamic, sampler, "
-            "negative, seed, fps, vae, text, device, dtype",
+            "negative, seed, strength, fps, vae, text, device, dtype",
         ),
     ],
 ) -> None:

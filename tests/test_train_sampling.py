@@ -135,6 +135,12 @@ def test_adapters_are_sampled_on_the_weights_that_they_were_trained_on(base, tmp
     np.testing.assert_allclose(found.astype(int), wanted, atol=1)
     bare = expected(transformer(CONFIG), "a red dog", 1, NoiseSchedule.from_pretrained(pipeline))[0]
     assert np.abs(wanted.astype(int) - bare).max() > 10
+    make(capsys, model=tmp_path / "run", out=tmp_path / "without.png", frames=1, strength=0)
+    np.testing.assert_allclose(pictures(tmp_path / "without.png")[0].astype(int), bare, atol=1)
+    make(capsys, model=tmp_path / "run", out=tmp_path / "half.png", frames=1, strength=0.5)
+    (half,) = pictures(tmp_path / "half.png")
+    assert np.abs(half.astype(int) - bare).max() > 3
+    assert np.abs(half.astype(int) - found).max() > 3
 
 
 def test_a_prompt_that_was_cut_is_named(run, tmp_path, capsys):
@@ -166,6 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(run, tmp_path, capsys):
         ({"frames": 10}, "10 frames are not 8N"),
         ({"height": 40}, "40x48 px; height and width have to be multiples of 16"),
         ({"steps": 1001}, "1001 steps; there are 1 to 1000"),
+        ({"strength": 0.5}, "strength: .* has no adapters"),
         ({"step": 3}, "unknown key 'step', did you mean 'steps'"),
         ({"vae": "/nowhere/vae"}, "vae: cannot use /nowhere/vae as VAE"),
         ({"model": "/nowhere/run"}, "neither a training's folder, nor a checkpoint, nor a CogVideoX pipeline"),

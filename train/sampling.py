@@ -36,6 +36,7 @@ class SampleConfig(Config):
     sampler: Literal["dpm", "ddim"] = "dpm"
     negative: str = ""  # prompt that guidance leads away from
     seed: int = Field(default=0, ge=0)  # of each prompt's noise
+    strength: float = 1.0  # of adapters
     fps: float | None = Field(default=None, gt=0)  # null: the data set's, or 8
     vae: str | None = None  # a folder or name in place of the VAE that made the latents
     text: str | None = None  # likewise of the text encoder
@@ -56,7 +57,7 @@ def sample_prompts(prompts: Sequence[str], config: SampleConfig, console: Consol
     try:
         negative, *embedded = _embedded([config.negative, *prompts], text, source, console)
         del text  # T5 is large
-        network = source.transformer().to(device, _dtype(config, device))
+        network = source.transformer(config.strength).to(device, _dtype(config, device))
         vae.setup()
         torch.set_num_threads(threads)  # encoders take one
         said: list[str] = []
@@ -80,7 +81,9 @@ def sample_prompts(prompts: Sequence[str], config: SampleConfig, console: Consol
 
 
 def _refuse(source: Source, config: SampleConfig) -> None:
-    """Sizes and steps that cannot be."""
+    """Settings that cannot be."""
+    if config.strength != 1.0 and source.adapters is None:
+        raise ConfigError(f"strength: {source.name} has no adapters; leave it out")
     with torch.device("meta"):
         network = ExpertTransformer(source.config)
     try:

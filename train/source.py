@@ -52,15 +52,17 @@ def find(where: str, console: Console) -> Trained | Pipeline:
 
 
 class Source(ABC):
-    """name: for people. config: sizes are those that it was last trained for, texts as long as they were."""
+    """name: for people. config: sizes are those that it was last trained for, texts as long as they were. adapters: the
+    folder of its adapters; None where it has its own weights."""
 
     name: str
     config: TransformerConfig
     schedule: NoiseSchedule
+    adapters: Path | None = None
 
     @abstractmethod
-    def transformer(self) -> ExpertTransformer:
-        """Loaded, on the CPU, in the type it is kept in; adapters are merged into it."""
+    def transformer(self, strength: float = 1.0) -> ExpertTransformer:
+        """Loaded, on the CPU, in the type it is kept in; adapters are merged into it, times `strength`."""
 
     @abstractmethod
     def vae(self, given: str | None, device: Device, console: Console) -> VideoEncoder:
@@ -91,7 +93,7 @@ class Pipeline(Source):
                 f"{where} is neither a training's folder, nor a checkpoint, nor a CogVideoX pipeline: {error}"
             ) from error
 
-    def transformer(self) -> ExpertTransformer:
+    def transformer(self, strength: float = 1.0) -> ExpertTransformer:
         return ExpertTransformer.from_pretrained(self._folder)
 
     def vae(self, given: str | None, device: Device, console: Console) -> VideoEncoder:
@@ -105,12 +107,7 @@ class Pipeline(Source):
 
 
 class Trained(Source):
-    """A checkpoint of `rushes train`.
-
-    Attributes:
-        adapters: the folder of its adapters; None where all weights were trained.
-        training: the settings of the training that losses depend on.
-    """
+    """A checkpoint of `rushes train`. training: the settings that its losses depend on."""
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
@@ -136,14 +133,14 @@ class Trained(Source):
         except (ValueError, OSError) as error:
             raise ConfigError(f"{self.name}: {error}") from error
 
-    def transformer(self) -> ExpertTransformer:
+    def transformer(self, strength: float = 1.0) -> ExpertTransformer:
         if self.adapters is None:
             network = ExpertTransformer.from_pretrained(self.checkpoint.folder / TRANSFORMER)
         else:
             allow_torchvision()  # PEFT comes by it
             network = base_network(self.training["model"], self.training["seed"])
             lora.load(network, self.adapters)
-            lora.merge(network)
+            lora.merge(network, strength)
             network = network.to(getattr(torch, self.training["dtype"]))
         network.config = self.config
         return network.eval()
