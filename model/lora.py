@@ -94,7 +94,7 @@ def load(network: nn.Module, folder: str | Path) -> None:
 
 
 def merge(network: nn.Module, strength: float = 1.0) -> None:
-    """Adds the adapters, times `strength`, to the weights, in place, and removes them. What `add` froze stays frozen."""
+    """Adds the adapters, times `strength`, into the weights and removes them. What `add` froze stays frozen."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, LoraLayer)]:

@@ -17,6 +17,7 @@ from helpers_model import transformer
 from rich.console import Console
 
 from latents.text import TextConfig, TextEncoder
+from latents.vae import VaeConfig, VideoEncoder
 from model import lora
 from model.diffusion import NoiseSchedule
 from model.sample import noise_for, sample, to_video
@@ -205,6 +206,17 @@ def test_encoders_that_are_others_or_not_known_are_refused(tmp_path, capsys, mon
     helpers_export.full(tmp_path / "scaled", encoders=scaled)
     with pytest.raises(ConfigError, match=r"has a scaling_factor of 1\.\d+, the transformer was made for 0\.7"):
         make(capsys, model="scaled")
+
+
+def test_encoders_of_the_pipeline_that_was_trained_on_are_found_again(tmp_path, capsys):
+    base = helpers_export.t5(helpers_export.pipeline(tmp_path / "base"))
+    vae = VideoEncoder(VaeConfig(model=str(base))).facts
+    encoders = {"vae": vae, "text": helpers_export.encoder(str(base))["text"]}
+    assert all(one["model"].startswith("base#") for one in encoders.values())
+    helpers_export.full(tmp_path / "run", encoders=encoders, model=str(base))
+    make(capsys, model=tmp_path / "run", out=tmp_path / "dog.png", frames=1)
+    make(capsys, model=tmp_path / "run", out=tmp_path / "cat.png", frames=1, text="minilm")
+    assert (tmp_path / "dog.png").read_bytes() != (tmp_path / "cat.png").read_bytes()
 
 
 def test_what_is_no_checkpoint_yet_is_refused(run, tmp_path, capsys):
