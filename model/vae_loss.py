@@ -1,6 +1,6 @@
 """What a VAE is trained on: L1, a perceptual distance, KL, and later a discriminator (CogVideoX, section 2.1).
 
-    total = l1 + perceptual + kl + adaptive weight * adversarial        (each times its weight of `VAELossConfig`)
+    total = l1 + log_mse + perceptual + kl + adaptive weight * adversarial   (each times its weight of `VAELossConfig`)
 
 Videos are [B, 3, T, H, W] in [-1, 1]. Every term is a mean over what it is made of, so that image and video, small and
 large, count alike. No function here changes a parameter or leaves a gradient; terms that are not finite stay so.
@@ -30,6 +30,7 @@ GAME: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Ten
 }
 DELTA = 1e-6  # VQGAN, equation 7
 ADAPTIVE_MAX = 1e4  # VQGAN's code
+GOOD_ENOUGH = 1e-3  # mean squared error, 36 dB, below which a sample hardly gains weight by being better still
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class VAELossConfig:
     Rombach et al., CVPR 2022, its published kl-f8 configuration), but for the start.
 
     l1: of the mean absolute difference (LDM: 1).
+    log_mse: of the logarithm of each sample's mean squared error, which is what PSNR counts: calm samples weigh as much
+        as busy ones, which drown them in a mean (ours; 0 in the paper and LDM).
     perceptual: of the distance a frame (LDM: 1, with LPIPS).
     kl: of nats, summed over a sample's latents, a value of its video (LDM: 1e-6; LDM sums L1 and KL, we divide both by
         3*T*H*W, which leaves their ratio).
@@ -49,6 +52,7 @@ class VAELossConfig:
     """
 
     l1: float = 1.0
+    log_mse: float = 0.0
     perceptual: float = 1.0
     kl: float = 1e-6
     adversarial: float = 0.5
@@ -102,7 +106,7 @@ def generator_loss(
         last_layer: the decoder's last weights (of `conv_out`), which the adaptive weight is measured at.
 
     Returns:
-        The weighted sum, and detached float32 scalars without weights: l1, perceptual, kl (a value of the video),
+        The weighted sum, and detached float32 scalars without weights: l1, log_mse, perceptual, kl (a value of the video),
         adversarial (0 before its start), adversarial_weight (adaptive; 1 where it is off or no gradient is taken).
 
     Raises:
@@ -121,9 +125,10 @@ def generator_loss(
     zero = torch.zeros((), device=video.device)
     video, made = video.float(), reconstruction.float()
     l1 = (video - made).abs().mean()
+    log_mse = ((video - made).square().flatten(1).mean(1) + GOOD_ENOUGH).log().mean()
     seen = perceptual(video, made).mean() if perceptual is not None and config.perceptual > 0 else zero
     divergence = kl(mean, logvar).mean() / video[0].numel()
-    reconstructed = config.l1 * l1 + config.perceptual * seen
+    reconstructed = config.l1 * l1 + config.log_mse * log_mse + config.perceptual * seen
     total = reconstructed + config.kl * divergence
 
     adversarial, weight = zero, torch.ones_like(zero)
@@ -135,6 +140,7 @@ def generator_loss(
         total = total + config.adversarial * weight * adversarial
     terms = {
         "l1": l1,
+        "log_mse": log_mse,
         "perceptual": seen,
         "kl": divergence,
         "adversarial": adversarial,

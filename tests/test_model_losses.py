@@ -254,7 +254,8 @@ def test_total_is_the_weighted_sum_of_known_terms() -> None:
         return generator_loss(config, step, video, made, mean, torch.zeros_like(mean), distance, judge)
 
     total, terms = loss(9)
-    wanted = {"l1": 0.5, "perceptual": 0.25, "kl": 2 / 12, "adversarial": 0, "adversarial_weight": 1}
+    wanted = {"l1": 0.5, "log_mse": math.log(0.25 + 1e-3), "perceptual": 0.25, "kl": 2 / 12}
+    wanted |= {"adversarial": 0, "adversarial_weight": 1}
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(wanted)
     assert total.item() == pytest.approx(2 * 0.5 + 3 * 0.25 + 0.5 * 2 / 12)
     later, terms = loss(10)

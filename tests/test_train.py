@@ -90,8 +90,11 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path, dataset) -> None:
     resumes(tmp_path, dataset, ranks=1, zero=1, dtype="float32", step=5)
     assert "all 8 steps are done" in run(command(tmp_path, dataset, "killed"))
     said = run(command(tmp_path, dataset, "killed", optimizer={"clip": 2.0}), code=2)
-    assert "is of another training: optimizer was" in said
-    assert "'clip': 2.0" in said
+    assert "is of another training: optimizer.clip was 1.0, is 2.0" in said
+    allowed = {"stages": [*STAGES, {"steps": 1, "batch": 4, "lr": 1e-4}], "checkpoint": {"allow_changes": True}}
+    said = run(command(tmp_path, dataset, "killed", **allowed))
+    assert "allowed: stages.2 was null, is {" in said
+    assert "going on from step 8 of 9" in said
 
 
 @pytest.mark.slow

@@ -122,3 +122,20 @@ def _stored(path: Path) -> int:
     finally:
         os.close(handle)
     return path.stat().st_size
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested configurations, by dotted names."""
+    found = []
+    for name in sorted({*was, *now}):
+        before, after = (_named(side.get(name)) for side in (was, now))
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name} was {json.dumps(before)}, is {json.dumps(after)}")
+    return found
+
+
+def _named(value: Any) -> Any:
+    """A list by its places."""
+    return {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from orchestration.config import Config
+from orchestration.errors import ConfigError
 
 
 class LoraConfig(Config):
@@ -56,12 +59,32 @@ class DeepSpeedConfig(Config):
     offload: bool = False  # the optimizer's part to the CPU
     config: str | None = None  # a ds_config JSON of your own, below what is set here
 
+    def given(self) -> dict[str, Any]:
+        """What is in `config`. Raises ConfigError where it cannot be read."""
+        if self.config is None:
+            return {}
+        try:
+            found = json.loads(Path(self.config).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"deepspeed.config: cannot read {self.config}: {error}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"deepspeed.config: {self.config} holds no JSON object")
+        return found
+
+    def resolved(self) -> dict[str, Any]:
+        """The settings, with what `config` holds in place of its name."""
+        return {**self.model_dump(mode="json"), "config": self.given()}
+
 
 class WatchConfig(Config):
     """What is written while it trains, and what it is not shown."""
 
     log_every: int = Field(default=10, ge=1)  # steps
     held_out: float = Field(default=0.02, ge=0, lt=1)  # share of the clips that nothing is learnt from
+    held_out_every: int = Field(default=500, ge=1)  # steps between looks at them
+    held_out_samples: int = Field(default=16, ge=0)  # that are looked at, 9 timesteps each
+    peak_tflops: float | None = Field(default=None, gt=0)  # of a device, for MFU; null: as is known of it
+    wandb: str | None = Field(default=None, min_length=1)  # project, where wandb is installed
 
 
 class CheckpointConfig(Config):
@@ -70,6 +93,7 @@ class CheckpointConfig(Config):
     every: int = Field(default=500, ge=1)  # steps
     keep_last: int = Field(default=2, ge=1)
     keep_every: int | None = Field(default=None, ge=1)  # steps
+    allow_changes: bool = False  # go on from a checkpoint of other settings or data; losses are not those of one run
 
 
 class TrainConfig(Config):
@@ -119,5 +143,6 @@ class TrainConfig(Config):
 
     def identity(self) -> dict[str, object]:
         """Settings that losses depend on: a checkpoint of others is not gone on from."""
-        names = ("dataset", "set", "model", "lora", "stages", "optimizer", "text_dropout", "dtype", "seed")
-        return self.model_dump(mode="json", include={*names, "deepspeed", "micro_batch"})
+        names = {"model", "lora", "stages", "optimizer", "text_dropout", "dtype", "seed", "micro_batch"}
+        found: dict[str, object] = self.model_dump(mode="json", include=names)
+        return found | {"held_out": self.watch.held_out, "deepspeed": self.deepspeed.resolved()}

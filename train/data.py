@@ -3,6 +3,7 @@ the number of ranks changes nothing, and resuming needs no state."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,13 +43,20 @@ class Examples:
         return Examples(latents, noise, text, self.timesteps.to(device), self.keys)
 
 
+def _held_out(config: TrainConfig, data: LatentDataset, number: int) -> bool:
+    return is_held_out(clip_of(data.key(number)), config.watch.held_out)
+
+
 def clip_of(key: str) -> str:
     """A sample's clip: keys are CLIP-wN."""
     return key.rpartition("-w")[0]
 
 
 class StageData:
-    """The examples of a stage's steps. Raises ConfigError where the stage cannot have its batches."""
+    """The examples of a stage's steps. Raises ConfigError where the stage cannot have its batches.
+
+    held_out: numbers of the samples in its buckets that nothing is learnt from. manifest: of what it learns from.
+    """
 
     def __init__(self, config: TrainConfig, stage: StageConfig, data: LatentDataset, before: int):
         """before: steps of the training that are behind when the stage begins."""
@@ -61,13 +69,18 @@ class StageData:
             buckets[name] = [
                 number
                 for number in data.buckets[name]
-                if not is_held_out(clip_of(data.key(number)), config.watch.held_out)
-                and (chosen is None or clip_of(data.key(number)) in chosen)
+                if not _held_out(config, data, number) and (chosen is None or clip_of(data.key(number)) in chosen)
             ]
+        numbers = hashlib.sha256(repr(sorted(buckets.items())).encode()).hexdigest()
+        self.manifest = f"{data.manifest_hash} {numbers}"
         manifest = f"{data.manifest_hash} {stage.model_dump_json(include={'buckets', 'select'})}"
         self.order = Order(buckets, dict.fromkeys(buckets, stage.batch), config.seed, manifest, stage.images)
         self._scale = float(data.encoder["vae"]["scaling_factor"])
-        self._empty = data.empty_text()
+        empty = data.empty_text()
+        if empty is None:
+            raise ConfigError("these latents have no text embeddings: encode them with a text encoder (text.model)")
+        self._empty = empty[0]
+        self.held_out = [n for name in buckets for n in data.buckets[name] if _held_out(config, data, n)]
 
     def steps(self, start: int, rank: int, size: int) -> Iterator[tuple[str, list[Examples]]]:
         """From a step of the stage on: each one's bucket, and a rank's micro-batches. The next is read meanwhile."""
@@ -93,34 +106,29 @@ class StageData:
         ]
 
     def _examples(self, samples: Sequence[LatentSample], timesteps: Tensor, step: int, first: int) -> Examples:
-        latents, noise, text = [], [], []
+        given, noise, text = [], [], []
         for place, sample in enumerate(samples, first):
             drawn = np.random.default_rng([self._config.seed, 2, step, place])
             generator = torch.Generator().manual_seed(int(drawn.integers(2**62)))
-            latents.append(self._drawn(sample, generator) * self._scale)
-            noise.append(torch.randn(latents[-1].shape, generator=generator))
-            text.append(self._text(sample, drawn))
-        return Examples(
-            torch.stack(latents),
-            torch.stack(noise),
-            torch.stack(text),
-            timesteps,
-            tuple(sample.key for sample in samples),
-        )
+            given.append(latents(sample, generator, self._scale))
+            noise.append(torch.randn(given[-1].shape, generator=generator))
+            dropped, which = drawn.random() < self._config.text_dropout, int(drawn.integers(max(1, len(sample.text))))
+            text.append(self._empty.float() if dropped else caption(sample, which))
+        keys = tuple(sample.key for sample in samples)
+        return Examples(torch.stack(given), torch.stack(noise), torch.stack(text), timesteps, keys)
 
-    def _drawn(self, sample: LatentSample, generator: torch.Generator) -> Tensor:
-        """[F, C, h, w] float32 of the posterior, not scaled."""
-        mean = sample.mean.float()
-        if sample.logvar is not None:
-            mean = mean + torch.exp(0.5 * sample.logvar.float()) * torch.randn(mean.shape, generator=generator)
-        return mean.transpose(0, 1)
 
-    def _text(self, sample: LatentSample, drawn: np.random.Generator) -> Tensor:
-        """[L, E] float32 of one of its captions, or of the empty one."""
-        dropped, which = drawn.random() < self._config.text_dropout, int(drawn.integers(max(1, len(sample.text))))
-        if not sample.text or self._empty is None:
-            raise ConfigError("these latents have no text embeddings: encode them with a text encoder (text.model)")
-        return (self._empty[0] if dropped else sample.text[which]).float()
+def latents(sample: LatentSample, generator: torch.Generator | None, scale: float) -> Tensor:
+    """[F, C, h, w] float32, scaled: drawn from the posterior, or its mean without a generator."""
+    mean = sample.mean.float()
+    if generator is not None and sample.logvar is not None:
+        mean = mean + torch.exp(0.5 * sample.logvar.float()) * torch.randn(mean.shape, generator=generator)
+    return mean.transpose(0, 1) * scale
+
+
+def caption(sample: LatentSample, which: int) -> Tensor:
+    """[L, E] float32."""
+    return sample.text[which].float()
 
 
 def _best(storage: Storage, select: SelectConfig) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from model.transformer import PRESETS, ExpertTransformer
 from orchestration.errors import ConfigError, RushesError
 from train.config import TrainConfig
 from train.ranks import Ranks
+from train.weights import write_weights
 
 AVERAGE = "average"  # of an optimizer's state: the weights' moving average
 TAG = "state"
@@ -72,12 +72,12 @@ class Engine:
         given = config.optimizer
         trained = [p for p in self.network.parameters() if p.requires_grad]
         settings = {"lr": config.stages[0].lr, "betas": given.betas, "eps": given.eps}
-        optimizer = AveragingAdamW(trained, given.ema, weight_decay=given.weight_decay, **settings)
+        self._adam = AveragingAdamW(trained, given.ema, weight_decay=given.weight_decay, **settings)
         with _quiet():
             import deepspeed
 
             self._engine, self._optimizer, *_ = deepspeed.initialize(
-                model=self.network, optimizer=optimizer, config=self._ds_config(), dist_init_required=False
+                model=self.network, optimizer=self._adam, config=self._ds_config(), dist_init_required=False
             )
         self.forward = torch.compile(self._engine) if config.compile else self._engine
 
@@ -90,6 +90,16 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Forward passes that nothing is learnt from."""
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._engine.train()
+
     def step(self, lr: float) -> float:
         """Change the weights; the gradient's norm before clipping. Raises NotFinite before anything has changed."""
         assert self._optimizer is not None
@@ -100,9 +110,13 @@ class Engine:
         return float(norm) if norm is not None else float("nan")
 
     def save(self, folder: Path) -> None:
-        """All ranks call this."""
+        """DeepSpeed's files, and what was learnt so far as files that need none of it. All ranks call this, after a
+        step."""
         with _quiet():
             self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+        weights = {name: weight.to("cpu", self.dtype) for name, weight in self._averaged() if self._ranks.first}
+        if self._ranks.first:
+            write_weights(folder, self.network.config, weights, self._config.lora)
 
     def load(self, folder: Path) -> None:
         """What `save` wrote on as many ranks. Raises RushesError where it does not fit."""
@@ -113,14 +127,36 @@ class Engine:
                 f"DeepSpeed cannot load {folder}: it was written by another number of ranks or stage of ZeRO"
             )
 
+    def _averaged(self) -> Iterator[tuple[str, Tensor]]:
+        """Each trained parameter's name and moving average (itself where none is kept), float32; of all ranks at once,
+        who have to come to the end of it."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        kept = self._config.optimizer.ema is not None
+        masters = self._masters()
+        for name, weight in self.network.named_parameters():
+            if not weight.requires_grad:
+                continue
+            if weight in masters:
+                found = self._adam.state[masters[weight]][AVERAGE] if kept else masters[weight].detach()
+            else:
+                found = safe_get_full_optimizer_state(weight, AVERAGE) if kept else safe_get_full_fp32_param(weight)
+            assert found is not None
+            yield name, found
+
+    def _masters(self) -> dict[nn.Parameter, Tensor]:
+        """Without ZeRO, where nothing is divided: what the optimizer changes in place of each parameter."""
+        if self._config.deepspeed.zero:
+            return {}
+        if self._config.dtype == "float32":
+            return {p: p for p in self.network.parameters() if p.requires_grad}
+        groups: Any = self._optimizer  # DeepSpeed's, of float32 copies
+        pairs = zip(groups.fp16_groups, groups.fp32_groups, strict=True)
+        return {p: copy for ours, copies in pairs for p, copy in zip(ours, copies, strict=True)}
+
     def _ds_config(self) -> dict[str, Any]:
         config = self._config
-        given: dict[str, Any] = {}
-        if config.deepspeed.config is not None:
-            try:
-                given = json.loads(Path(config.deepspeed.config).read_text())
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"deepspeed.config: cannot read {config.deepspeed.config}: {error}") from error
+        given = config.deepspeed.given()
         batch = max(stage.batch for stage in config.stages)
         zero = {**given.get("zero_optimization", {}), "stage": config.deepspeed.zero}
         if config.deepspeed.offload:

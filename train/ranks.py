@@ -43,6 +43,14 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
+    def largest(self, value: float) -> float:
+        """Of all of theirs."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return float(found)
+
     def average(self, tensors: Iterable[torch.Tensor | None]) -> None:
         """Each tensor becomes its mean over the processes, in place."""
         present = [tensor for tensor in tensors if tensor is not None]

@@ -1,34 +1,32 @@
-"""`rushes train`: the loop."""
+"""`rushes train`: what is refused, what is gone on from, the loop between."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator
-from dataclasses import replace
+import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from rich.console import Console
 
 from latents.dataset import LatentDataset
-from model.diffusion import NoiseSchedule
-from model.transformer import PRESETS
-from orchestration.errors import ConfigError, RushesError
+from orchestration.errors import ConfigError
 from orchestration.lock import WriterLock
 from orchestration.runs import RunFolder
 from orchestration.storage import Storage
 from train import checkpoints
+from train.checkpoints import Checkpoint
 from train.config import TrainConfig
-from train.data import Examples, StageData
-from train.engine import Engine, NotFinite, deepspeed_ranks
-from train.loss import losses
+from train.data import StageData
+from train.engine import Engine, deepspeed_ranks
+from train.evaluate import Evaluation
+from train.loop import Loop
 from train.ranks import Ranks, ranks
+from train.source import noise_schedule
 from train.stopping import Stopping
-from train.watch import Watch
+from train.watch import Watch, require_wandb
 
 
 def train(config: TrainConfig, console: Console) -> None:
@@ -41,6 +39,8 @@ def train(config: TrainConfig, console: Console) -> None:
         raise ConfigError(
             "output: a local folder that all machines see; copy it to the bucket when the training is done"
         )
+    if config.watch.wandb:
+        require_wandb()
     if config.threads and config.device != "cuda":
         torch.set_num_threads(config.threads)
     with ranks(config.device) as us, deepspeed_ranks(us):
@@ -60,136 +60,93 @@ def train(config: TrainConfig, console: Console) -> None:
 class _Training:
     def __init__(self, config: TrainConfig, us: Ranks, console: Console):
         self._config, self._us, self._console = config, us, console
+        self._before, self._begun = 0.0, time.monotonic()
         self._folder = Path(config.output) / "checkpoints"
-        self._stopping = Stopping(console)
         self._data = LatentDataset(config.dataset, set=config.set, cache=config.cache, cache_gb=config.cache_gb)
         befores = itertools.accumulate([0, *(stage.steps for stage in config.stages)])
         pairs = zip(config.stages, befores, strict=False)
         self._stages = [StageData(config, stage, self._data, before) for stage, before in pairs]  # all, before any work
         self._refuse()
+        self._found = self._standing()
         self._engine = Engine(config, us)
         self._check_shapes()
-        self._schedule = _schedule(config)
-        self._alpha_bars = self._schedule.alpha_bars()
 
     def go(self) -> None:
-        start, seconds = self._resume()
-        if start >= self._config.steps:
-            self._console.print(f"all {start:,} steps are done")
-            return
-        with self._stopping:
-            if not self._us.first:
-                self._steps(start, None)
+        config, found = self._config, self._found
+        start = 0
+        if found is not None:
+            self._engine.load(found.folder)
+            start, self._before = found.step, found.facts["seconds"]
+            if start >= config.steps:
+                self._console.print(f"all {start:,} steps are done")
                 return
-            with Watch(Path(self._config.output), self._config.steps, start, seconds, self._console) as watch:
-                self._steps(start, watch)
-
-    def _steps(self, start: int, watch: Watch | None) -> None:
-        config = self._config
-        frames, kept = 0, {"loss": [], "grad_norm": []}
-        for step, batch in self._batches(start):
-            loss, norm = self._step(step, batch)
-            kept["loss"].append(loss)
-            kept["grad_norm"].append(norm)
-            done = step + 1
-            frames += sum(one.latents.shape[0] * one.latents.shape[1] for one in batch)
-            if watch is not None:
-                watch.step(done, frames)
-                if done % config.watch.log_every == 0 or done == config.steps:
-                    means = {name: float(np.mean(values)) for name, values in kept.items()}
-                    watch.scalars(done, {"stage": config.place(step)[0], "lr": self._rate(step), **means})
-                    kept = {name: [] for name in kept}
-            stop = self._us.any(self._stopping.asked)
-            if stop or done % config.checkpoint.every == 0 or done == config.steps:
-                self._save(done, watch.seconds if watch is not None else 0.0)
-            if stop and done < config.steps:
-                raise RushesError(f"stopped at step {done:,}, which is saved: the same command goes on from there")
-
-    def _batches(self, start: int) -> Iterator[tuple[int, list[Examples]]]:
-        step = start
-        while step < self._config.steps:
-            number, at = self._config.place(step)
-            self._enter(number)
-            for _, batch in self._stages[number].steps(at, self._us.rank, self._us.size):
-                yield step, batch
-                step += 1
-
-    def _enter(self, number: int) -> None:
-        """Positions are made for the size of the last stage that names one."""
-        for stage in self._config.stages[: number + 1]:
-            if stage.sample_size is not None:
-                frames, height, width = stage.sample_size
-                size = {"sample_frames": frames, "sample_height": height // 8, "sample_width": width // 8}
-                self._engine.network.config = replace(self._engine.network.config, **size)
-
-    def _step(self, step: int, batch: list[Examples]) -> tuple[float, float]:
-        """One optimizer step; the global batch's mean loss, and the gradient's norm."""
-        engine, us = self._engine, self._us
-        total = torch.zeros((), device=us.device)
-        for number, examples in enumerate(batch):
-            moved = examples.to(us.device, torch.float32)
-            found = losses(engine.forward, self._schedule, self._alpha_bars, moved, engine.dtype)
-            share = found.mean() / len(batch)
-            if us.any(not bool(torch.isfinite(share))):
-                self._not_finite(step, examples)
-            total += share.detach()
-            engine.accumulate(share, last=number == len(batch) - 1)
-        try:
-            norm = engine.step(self._rate(step))
-        except NotFinite:
-            self._not_finite(step, *batch)
-        us.average([total])
-        return float(total), norm
-
-    def _not_finite(self, step: int, *batch: Examples) -> NoReturn:
-        keys = ", ".join(key for examples in batch for key in examples.keys)
-        raise RushesError(
-            f"step {step}: the loss or its gradient is not finite; no checkpoint was touched. Samples of rank "
-            f"{self._us.rank}: {keys}. Look at them (rushes latents verify, decode), or lower the learning rate"
+            self._console.print(f"going on from step {start:,} of {config.steps:,}")
+        loop = Loop(
+            config, self._us, self._engine, noise_schedule(config.model), self._stages, self._evaluation(), self._save
         )
+        with Stopping(self._console) as stopping:
+            if not self._us.first:
+                loop.run(start, None, stopping)
+                return
+            given = Path(config.output), config.steps, start, self._before, self._console
+            with Watch(*given, wandb=config.watch.wandb, about=config.model_dump(mode="json")) as watch:
+                loop.run(start, watch, stopping)
 
-    def _rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        number, at = self._config.place(step)
-        stage, given = self._config.stages[number], self._config.optimizer
-        warmed = min(1.0, (step + 1) / given.warmup) if given.warmup else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * at / stage.steps))
-        return stage.lr * warmed * (given.last + (1 - given.last) * cosine)
+    def _evaluation(self) -> Evaluation | None:
+        """Of the samples that no stage learns from."""
+        numbers = sorted({number for stage in self._stages for number in stage.held_out})
+        most = self._config.watch.held_out_samples
+        if not numbers or not most:
+            self._console.print("no held out loss: watch.held_out leaves no sample out, or held_out_samples is 0")
+            return None
+        return Evaluation(self._data, numbers, most, self._us)
 
-    def _save(self, step: int, seconds: float) -> None:
+    def _save(self, step: int) -> None:
         """All ranks write their part; the first one declares it whole."""
-        us = self._us
+        us, config = self._us, self._config
         if us.first:
             checkpoints.begin(self._folder, step)
         us.wait()
         self._engine.save(checkpoints.writing(self._folder, step))
         us.wait()
         if us.first:
-            facts = {"config": self._config.identity(), "ranks": us.size, "seconds": seconds, "data": self._manifest}
-            checkpoints.finish(self._folder, step, facts)
-            kept = self._config.checkpoint
+            checkpoints.finish(self._folder, step, self._facts())
+            kept = config.checkpoint
             checkpoints.prune(self._folder, step, kept.keep_last, kept.keep_every)
         us.wait()
 
-    def _resume(self) -> tuple[int, float]:
+    def _facts(self) -> dict[str, Any]:
+        """Of a checkpoint: what it can be gone on from by, and sampled from."""
+        return {
+            "config": self._config.identity(),
+            "ranks": self._us.size,
+            "data": [stage.manifest for stage in self._stages],
+            "seconds": self._before + time.monotonic() - self._begun,
+            "encoder": self._data.encoder,
+        }
+
+    def _standing(self) -> Checkpoint | None:
+        """What there is to go on from. Raises ConfigError for a checkpoint of another training."""
         found = checkpoints.newest(self._folder, self._console)
         if found is None:
-            return 0, 0.0
-        was, now = found.facts["config"], self._config.identity()
-        others = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]
-        if found.facts["ranks"] != self._us.size:
-            others.append(f"it was written by {found.facts['ranks']} ranks, there are {self._us.size}")
-        if found.facts["data"] != self._manifest:
-            others.append("the data set's shards are others")
-        if others:
-            raise ConfigError(f"{found.folder} is of another training: {'; '.join(others)}. Give another output")
-        self._engine.load(found.folder)
-        self._console.print(f"going on from step {found.step:,} of {self._config.steps:,}")
-        return found.step, found.facts["seconds"]
-
-    @property
-    def _manifest(self) -> str:
-        return self._data.manifest_hash
+            return None
+        config, now = self._config, self._facts()
+        if found.facts["ranks"] != now["ranks"]:
+            raise ConfigError(
+                f"{found.folder} was written by {found.facts['ranks']} ranks, there are {now['ranks']}: start as many, "
+                f"or give another output and model={found.folder} to go on from its weights"
+            )
+        others = checkpoints.changes(found.facts["config"], now["config"])
+        if found.facts["data"] != now["data"]:
+            others.append("the samples that it learns from are others")
+        if others and not config.checkpoint.allow_changes:
+            raise ConfigError(
+                f"{found.folder} is of another training: {'; '.join(others)}. Give another output, or "
+                "checkpoint.allow_changes=true to go on all the same"
+            )
+        for change in others:
+            self._console.print(f"allowed: {change}", soft_wrap=True, highlight=False)
+        return found
 
     def _refuse(self) -> None:
         """What the ranks cannot divide."""
@@ -208,18 +165,9 @@ class _Training:
                 f"the latents have {vae['latent_channels']} channels, the model takes {config.in_channels}: encode "
                 "them with the VAE that the model was made for"
             )
-        width = self._data[0].text[0].shape[1] if self._data[0].text else None
+        width = self._data[0].text[0].shape[1]
         if width != config.text_embed_dim:
             raise ConfigError(
                 f"the texts are {width} wide, the model takes {config.text_embed_dim}: encode them with the text "
                 "encoder that the model was made for (text.model)"
             )
-
-
-def _schedule(config: TrainConfig) -> NoiseSchedule:
-    if config.model in PRESETS:
-        return NoiseSchedule(snr_shift_scale=1.0 if config.model == "5b" else 3.0)
-    try:
-        return NoiseSchedule.from_pretrained(config.model)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model: {error}") from error

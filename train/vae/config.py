@@ -66,6 +66,8 @@ class StageConfig(Config):
     batch: int = Field(default=4, ge=1)  # samples a step and rank
     images: float = Field(default=0.2, ge=0, le=1)  # share of the steps that take pictures
     image_batch: int = Field(default=8, ge=1)  # pictures a step and rank then
+    motion: float = Field(default=0.0, ge=0, le=1)  # share of the videos that more motion is added to, see batches.py
+    faded: float = Field(default=0.0, ge=0, le=1)  # share of the samples that are shown with less contrast
     normalise: bool = False  # first bring each latent channel to mean 0 and deviation 1; the decoder follows
 
     @field_validator("frames")
@@ -79,6 +81,7 @@ class LossConfig(Config):
     """Weights of the terms, see model/vae_loss.py, and who judges."""
 
     l1: float = Field(default=1.0, ge=0)
+    log_mse: float = Field(default=0.0, ge=0)
     perceptual: float = Field(default=0.1, ge=0)
     kl: float = Field(default=1e-6, ge=0)
     adversarial: float = Field(default=0.5, ge=0)
@@ -93,7 +96,7 @@ class LossConfig(Config):
     discriminator_lr: float = Field(default=1e-4, gt=0)
 
     def weights(self) -> VAELossConfig:
-        names = ("l1", "perceptual", "kl", "adversarial", "adversarial_start", "adaptive", "game", "r1")
+        names = ("l1", "log_mse", "perceptual", "kl", "adversarial", "adversarial_start", "adaptive", "game", "r1")
         return VAELossConfig(**self.model_dump(include=set(names)))
 
 

@@ -84,8 +84,7 @@ def _standing(config: TrainVaeConfig, us: Ranks, console: Console) -> Checkpoint
     found = checkpoints.newest(_checkpoints(config), console)
     if found is None:
         return None
-    was, now = found.facts["config"], config.identity()
-    if others := [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]:
+    if others := checkpoints.changes(found.facts["config"], config.identity()):
         raise ConfigError(
             f"{found.folder} is of other settings: {'; '.join(others)}. Give another output; init={found.folder} "
             "goes on from its weights"
