@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import helpers_train
+import psutil
 import pytest
 import yaml
 
@@ -105,6 +107,61 @@ def test_killed_runs_of_all_kinds_go_on_to_the_same_losses(tmp_path, dataset, ra
     resumes(tmp_path, dataset, ranks, zero, dtype, step=4 + zero)
 
 
+def killed_again_and_again(tmp_path: Path, dataset: Path, zero: int, dtype: str, kills: int) -> None:
+    """One of two ranks dies at seeded moments, every second time while a checkpoint is being written."""
+    steps = 4 * kills
+    settings = {"ranks": 2, "deepspeed": {"zero": zero}, "dtype": dtype, "checkpoint": {"every": 2}}
+    settings["stages"] = [{"steps": steps, "batch": 4, "lr": 1e-3}]
+    run(command(tmp_path, dataset, "whole", **settings))
+    words, output = command(tmp_path, dataset, "killed", **settings), tmp_path / "killed"
+    random = Random(f"{zero} {dtype}")
+    saving = 0
+    for number in range(kills):
+        before, until = said(output), time.monotonic() + 200
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+        wanted = random.randint(1, 3)
+        while said(output) < before + wanted and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        while number % 2 and not list(output.glob("checkpoints/*.writing")) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.1)
+        saving += bool(list(output.glob("checkpoints/*.writing")))
+        ranks = [one for one in psutil.Process(process.pid).children(recursive=True) if "train" in one.cmdline()]
+        random.choice(sorted(ranks, key=lambda one: one.pid)).kill()
+        assert process.wait(timeout=120) != 0
+    assert saving, "no kill fell into a save"
+    assert "going on from step" in run(words)
+    assert losses(output) == losses(tmp_path / "whole")
+    assert len(losses(output)) == steps
+
+
+def said(output: Path) -> int:
+    """Lines of metrics."""
+    metrics = output / "metrics.jsonl"
+    return metrics.read_text().count('"loss"') if metrics.exists() else 0
+
+
+def test_a_rank_that_dies_in_a_save_costs_no_loss(tmp_path, dataset) -> None:
+    killed_again_and_again(tmp_path, dataset, 2, "bfloat16", kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_ranks_that_die_ten_times_cost_no_loss(tmp_path, dataset, zero, dtype) -> None:
+    killed_again_and_again(tmp_path, dataset, zero, dtype, kills=10)
+
+
+@pytest.mark.slow
+def test_a_signal_to_two_ranks_saves_and_ends(tmp_path, dataset) -> None:
+    settings = {"ranks": 2, "checkpoint": {"every": 100}}
+    run(command(tmp_path, dataset, "whole", **settings))
+    kill_at(command(tmp_path, dataset, "stopped", **settings), tmp_path / "stopped", 4, signal.SIGTERM)
+    assert [path.name for path in (tmp_path / "stopped/checkpoints").iterdir()] != []
+    assert "going on from step" in run(command(tmp_path, dataset, "stopped", **settings))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_ranks_and_zero_change_no_loss_but_for_rounding(tmp_path, dataset) -> None:
     run(command(tmp_path, dataset, "alone", deepspeed={"zero": 0}))
@@ -136,3 +193,32 @@ def test_numbers_that_are_none_stop_it_with_their_samples_named(tmp_path) -> Non
     said = run(command(tmp_path, tmp_path / "poisoned", "out"), code=1)
     assert "is not finite; no checkpoint was touched" in said
     assert key in said
+
+
+def test_it_says_how_far_off_it_is_and_shows_videos_while_it_trains(tmp_path, dataset) -> None:
+    watched = {
+        "watch": {"log_every": 2, "held_out": 0.3, "held_out_every": 3, "held_out_samples": 3, "peak_tflops": 0.1},
+        "checkpoint": {"every": 4},
+        "previews": {"prompts": ["a red ball", "rain"], "every": 4, "steps": 1, "frames": 9, "height": 32, "width": 48},
+    }
+    stages = [{"steps": 8, "batch": 4, "lr": 1e-3}]
+    run(command(tmp_path, dataset, "plain", stages=stages, watch=watched["watch"] | {"held_out_samples": 0}))
+    output = tmp_path / "watched"
+    run(command(tmp_path, dataset, "watched", stages=stages, **watched))
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines() if line.strip()]
+    measured = [row for row in rows if "loss" in row]
+    looked = [row for row in rows if "held_out_loss" in row]
+    assert [row["step"] for row in measured] == [2, 4, 6, 8]
+    assert [row["step"] for row in looked] == [3, 6, 8]
+    for row in measured:
+        assert min(row["tokens_per_s"], row["memory_gb"], row["mfu"]) > 0
+        assert max(row["data_wait"], row["mfu"]) < 1
+        by_timestep = [value for name, value in row.items() if name.startswith("loss_by_timestep/")]
+        assert len(by_timestep) >= 4  # of eight timesteps, spread over the range
+        assert min(by_timestep) <= row["loss"] <= max(by_timestep)
+    assert all(sum(name.startswith("held_out_by_timestep/") for name in row) == 9 for row in looked)
+    # Looking and sampling change nothing that is learnt.
+    plain = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines() if line.strip()]
+    assert [row["loss"].hex() for row in plain] == [row["loss"].hex() for row in measured]
+    assert {path.name for path in (output / "previews").glob("*.mp4")} >= {"step-00000008-1.mp4", "step-00000008-2.mp4"}
+    assert next((output / "tensorboard").glob("events*")).stat().st_size > 0

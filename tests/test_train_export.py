@@ -193,8 +193,7 @@ def test_comfyui_adds_the_same_to_its_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_training_is_sampled_exported_and_adapted(tmp_path, monkeypatch):
-    monkeypatch.setattr(helpers_train, "ENCODER", helpers_export.encoder())
+def test_a_real_training_is_sampled_exported_and_adapted(tmp_path):
     helpers_train.make(tmp_path / "data")
     given = {
         "dataset": str(tmp_path / "data"),

@@ -102,13 +102,13 @@ def read(folder: Path) -> Checkpoint | str:
     return Checkpoint(folder, step, facts)
 
 
-def prune(root: Path, step: int, last: int, every: int | None) -> None:
-    """Keep the `last` newest checkpoints up to that of `step`, which was just saved, and those of steps that `every`
-    divides. Half-written ones go, and later ones: they were passed over."""
+def prune(root: Path, step: int, last: int, every: int | None, used: int | None = None) -> None:
+    """Keep the `last` newest checkpoints up to that of `step`, which was just saved, those of steps that `every`
+    divides, and that of the step `used`. Half-written ones go, and later ones: they were passed over."""
     for folder in root.glob(f"step-*{_WRITING}"):
         shutil.rmtree(folder, ignore_errors=True)
     steps = sorted(int(found[1]) for path in root.glob("step-*") if (found := _NAME.fullmatch(path.name)))
-    kept = {at for at in steps if every and at % every == 0 and at <= step}
+    kept = {at for at in steps if (at == used or (every and at % every == 0)) and at <= step}
     kept |= set([at for at in steps if at <= step][-last:])
     for at in set(steps) - kept:
         shutil.rmtree(root / f"step-{at:08d}", ignore_errors=True)

@@ -87,6 +87,23 @@ class WatchConfig(Config):
     wandb: str | None = Field(default=None, min_length=1)  # project, where wandb is installed
 
 
+class PreviewsConfig(Config):
+    """Videos of these prompts, by the averaged weights of checkpoints, made beside the training by another process.
+
+    What is null is as in `rushes sample`: a size, the one that the model is trained for.
+    """
+
+    prompts: tuple[str, ...] = ()  # none: no videos
+    every: int = Field(default=1000, ge=1)  # steps, a multiple of checkpoint.every
+    frames: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=16)  # px
+    width: int | None = Field(default=None, ge=16)
+    steps: int = Field(default=25, ge=1)  # of denoising
+    guidance: float = Field(default=6.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
 class CheckpointConfig(Config):
     """When the whole state is saved, and what is kept of it."""
 
@@ -115,6 +132,7 @@ class TrainConfig(Config):
     compile: bool = False
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     watch: WatchConfig = WatchConfig()
+    previews: PreviewsConfig = PreviewsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -122,6 +140,11 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
+        if self.previews.prompts and self.previews.every % self.checkpoint.every:
+            raise ValueError(
+                f"previews.every is {self.previews.every}, no multiple of checkpoint.every {self.checkpoint.every}: "
+                "checkpoints are what is sampled"
+            )
         for number, stage in enumerate(self.stages):
             if stage.batch % self.micro_batch:
                 raise ValueError(

@@ -23,6 +23,7 @@ from train.data import StageData
 from train.engine import Engine, deepspeed_ranks
 from train.evaluate import Evaluation
 from train.loop import Loop
+from train.previews import Previews
 from train.ranks import Ranks, ranks
 from train.source import noise_schedule
 from train.stopping import Stopping
@@ -61,6 +62,7 @@ class _Training:
     def __init__(self, config: TrainConfig, us: Ranks, console: Console):
         self._config, self._us, self._console = config, us, console
         self._before, self._begun = 0.0, time.monotonic()
+        self._previews: Previews | None = None  # of the first rank, while it trains
         self._folder = Path(config.output) / "checkpoints"
         self._data = LatentDataset(config.dataset, set=config.set, cache=config.cache, cache_gb=config.cache_gb)
         befores = itertools.accumulate([0, *(stage.steps for stage in config.stages)])
@@ -88,8 +90,12 @@ class _Training:
             if not self._us.first:
                 loop.run(start, None, stopping)
                 return
-            given = Path(config.output), config.steps, start, self._before, self._console
-            with Watch(*given, wandb=config.watch.wandb, about=config.model_dump(mode="json")) as watch:
+            output = Path(config.output)
+            given = output, config.steps, start, self._before, self._console
+            with (
+                Watch(*given, wandb=config.watch.wandb, about=config.model_dump(mode="json")) as watch,
+                Previews(config.previews, output, watch, self._console) as self._previews,
+            ):
                 loop.run(start, watch, stopping)
 
     def _evaluation(self) -> Evaluation | None:
@@ -110,9 +116,14 @@ class _Training:
         self._engine.save(checkpoints.writing(self._folder, step))
         us.wait()
         if us.first:
-            checkpoints.finish(self._folder, step, self._facts())
-            kept = config.checkpoint
-            checkpoints.prune(self._folder, step, kept.keep_last, kept.keep_every)
+            saved = checkpoints.finish(self._folder, step, self._facts())
+            kept, previews = config.checkpoint, self._previews
+            assert previews is not None
+            last = step == config.steps
+            if previews.due(step, last):
+                previews.start(step, saved.folder, last)
+            previews.collect()
+            checkpoints.prune(self._folder, step, kept.keep_last, kept.keep_every, previews.sampled)
         us.wait()
 
     def _facts(self) -> dict[str, Any]:
