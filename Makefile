@@ -50,7 +50,7 @@ INSTALLED := $(shell cat $(VENV)/.settings 2>/dev/null)
 CHANGED := $(if $(subst <$(SETTINGS)>,,<$(INSTALLED)>),force)
 ALIVE := $(shell $(BIN)/python -c "" 2>/dev/null && echo yes)
 
-.PHONY: help setup curate caption latents train vae test test-slow check samples report bench clean force
+.PHONY: help setup curate caption latents train demo vae test test-slow check samples report bench clean force
 
 help: ## this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -86,6 +86,16 @@ endif
 # What training is told, by the check before all work and at the end; encoders take the GPU where there is one.
 BROUGHT = $(CONFIG) "dataset=$$OUTPUT" "output=$$OUTPUT/train" "model=$$MODEL" $(ARGS)
 ENCODERS := $(if $(filter cuda,$(CUDA)),ray.worker_gpus=1)
+
+# Clips that look quite unlike each other, so that what is sampled can be told apart.
+DEMO := data/demo
+demo: $(VENV)/.runtime ## raw film to sampled videos: curate, caption, encode, train, sample, in data/demo (minutes)
+	@$(BIN)/python -m curation.samples "$(SAMPLES)"
+	@$(BIN)/rushes curate configs/default.yaml "input=$(SAMPLES)/videos" output=$(DEMO) select.near_duplicates.threshold=0.4
+	@$(BIN)/rushes caption configs/caption.yaml dataset=$(DEMO)
+	@$(BIN)/rushes latents configs/latents-demo.yaml dataset=$(DEMO)
+	@$(BIN)/rushes train configs/train-demo.yaml dataset=$(DEMO) output=$(DEMO)/train
+	@$(BIN)/python -m train.demo configs/train-demo.yaml dataset=$(DEMO) output=$(DEMO)/train
 
 # Shots of the film are learnt from; three videos of other kinds are tested on.
 VAE_TESTED := small/bikes.mp4 camera/vtest.avi small/carphone_pristine.mp4

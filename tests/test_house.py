@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
-    *("setup", "curate", "caption", "latents", "train", "vae", "test", "test-slow"),
+    *("setup", "curate", "caption", "latents", "train", "demo", "vae", "test", "test-slow"),
     *("check", "samples", "report", "bench", "clean", "help"),
 ]
 PACKAGES = ["captioning", "curation", "latents", "model", "orchestration", "train"]

@@ -81,16 +81,16 @@ class Survey:
 
 
 def survey_run(output: Storage) -> Survey:
-    survey = Survey(config=_text(output, "config.yaml"))
+    survey = Survey(config=read_text(output, "config.yaml"))
     try:
         found = yaml.safe_load(survey.config) or {"stages": ()}
         survey.stages = TypeAdapter(tuple[StageConfig, ...]).validate_python(found["stages"])
     except (yaml.YAMLError, ValueError, KeyError, TypeError):
         survey.damaged.append("config.yaml is damaged or cut off: what the stages are is not known.")
-    survey.steps, unread = _logged(_text(output, "metrics.jsonl"))
+    survey.steps, unread = logged(read_text(output, "metrics.jsonl"))
     if unread:
         survey.damaged.append(f"metrics.jsonl is damaged: {unread} of its lines cannot be read.")
-    if text := _text(output, "quality.json"):
+    if text := read_text(output, "quality.json"):
         try:
             survey.quality = Quality.model_validate_json(text)
         except ValidationError as error:
@@ -100,7 +100,7 @@ def survey_run(output: Storage) -> Survey:
     return survey
 
 
-def _text(output: Storage, name: str) -> str:
+def read_text(output: Storage, name: str) -> str:
     """Empty where there is none."""
     try:
         return output.read_bytes(name).decode("utf-8", "replace")
@@ -108,7 +108,7 @@ def _text(output: Storage, name: str) -> str:
         return ""
 
 
-def _logged(text: str) -> tuple[dict[int, dict[str, float]], int]:
+def logged(text: str) -> tuple[dict[int, dict[str, float]], int]:
     """What was logged, by step, and how many lines cannot be read; the last may still be in work.
 
     A run that went on from a checkpoint logs steps again: the later line counts.
