@@ -24,7 +24,7 @@ from train.vae.config import TrainVaeConfig
 CONFIGS = Path(__file__).parents[1] / "configs"
 CAPTION = sorted(CONFIGS.glob("caption*.yaml"))
 LATENTS = sorted(CONFIGS.glob("latents*.yaml"))
-VAE = [CONFIGS / "vae.yaml", CONFIGS / "vae-gpu.yaml"]
+VAE = [CONFIGS / name for name in ("vae.yaml", "vae-longer.yaml", "vae-gpu.yaml")]
 TRAIN = sorted(CONFIGS.glob("train*.yaml"))
 CURATE = sorted(set(CONFIGS.glob("*.yaml")) - set(CAPTION) - set(LATENTS) - set(TRAIN) - set(VAE))
 # What a configuration has to say itself: places, and what to measure and keep.

@@ -175,7 +175,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(tmp_path, datas
 
     stage = {"steps": 1, "batch": 4, "lr": 1e-3}
     refused("large", "Lower the batch to 20 at most", stages=[stage | {"batch": 32}])
-    refused("none", "it has 1x32x32, 9x32x48", stages=[stage | {"buckets": ["17x32x32"]}])
+    refused("none", "is not there; buckets: ['1x32x32', '9x32x48']", stages=[stage | {"buckets": ["17x32x32"]}])
     helpers_train.make(tmp_path / "channels", channels=4)
     refused("channels", "the latents have 4 channels, the model takes 16", tmp_path / "channels")
     helpers_train.make(tmp_path / "width", width=32)

@@ -34,6 +34,7 @@ class StageConfig(Config):
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)  # samples of a step, all ranks together
     lr: float = Field(gt=0)
+    set: str | None = Field(default=None, min_length=1)  # of latents; null: the training's
     buckets: tuple[str, ...] | None = None  # frames x height x width, as 17x256x384; null: all
     images: float | None = Field(default=None, ge=0, le=1)  # share of the steps that take pictures; null: as there are
     select: SelectConfig | None = None

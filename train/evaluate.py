@@ -18,41 +18,41 @@ from train.ranks import Ranks
 
 
 class Evaluation:
-    """The middle of each of RANGES ranges of timesteps, for each of some samples, spread over `numbers`.
+    """The middle of each of RANGES ranges of timesteps, for each of `most` samples, spread over those given.
+
+    samples: data sets and numbers.
 
     Nothing is drawn from torch's generators: noise is drawn by the sample's key and the timestep, and latents are the
     posterior's means. So it is the same at each time, on any number of ranks, and changes no training.
     """
 
-    def __init__(self, data: LatentDataset, numbers: Sequence[int], most: int, ranks: Ranks):
-        places = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int)
-        self._numbers = [numbers[place] for place in places]
-        self._data, self._ranks = data, ranks
-
-    def __len__(self) -> int:
-        """Samples that it looks at."""
-        return len(self._numbers)
+    def __init__(self, samples: Sequence[tuple[LatentDataset, int]], most: int, ranks: Ranks):
+        places = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
+        self._samples = [samples[place] for place in places]
+        self._ranks = ranks
 
     @torch.no_grad()
     def __call__(
         self, network: Callable[..., Tensor], schedule: NoiseSchedule, alpha_bars: Tensor, dtype: torch.dtype
     ) -> list[float]:
         """Mean losses [RANGES], of all ranks, who call this together with the same number of forward passes."""
-        ranks, total = self._ranks, len(self._numbers)
+        ranks, total = self._ranks, len(self._samples)
         sums = torch.zeros(RANGES, dtype=torch.float64, device=ranks.device)
         for place in range(ranks.rank, -(-total // ranks.size) * ranks.size, ranks.size):
-            sample = self._data[self._numbers[place % total]]
-            for number in range(RANGES):
-                timestep = (2 * number + 1) * schedule.num_train_timesteps // (2 * RANGES)
-                examples = self._examples(sample, timestep).to(ranks.device, torch.float32)
+            data, number = self._samples[place % total]
+            sample, scale = data[number], float(data.encoder["vae"]["scaling_factor"])
+            for which in range(RANGES):
+                timestep = (2 * which + 1) * schedule.num_train_timesteps // (2 * RANGES)
+                examples = _examples(sample, scale, timestep).to(ranks.device, torch.float32)
                 found = losses(network, schedule, alpha_bars, examples, dtype)
-                sums[number] += found.double().mean() * (place < total)
+                sums[which] += found.double().mean() * (place < total)
         ranks.average([sums])
         return (sums * ranks.size / total).tolist()
 
-    def _examples(self, sample: LatentSample, timestep: int) -> Examples:
-        mean = latents(sample, None, float(self._data.encoder["vae"]["scaling_factor"]))
-        seed = hashlib.sha256(f"{sample.key} {timestep}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
-        noise, text = torch.randn(mean.shape, generator=generator), caption(sample, 0)
-        return Examples(mean[None], noise[None], text[None], torch.tensor([timestep]), (sample.key,))
+
+def _examples(sample: LatentSample, scale: float, timestep: int) -> Examples:
+    mean = latents(sample, None, scale)
+    seed = hashlib.sha256(f"{sample.key} {timestep}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+    noise, text = torch.randn(mean.shape, generator=generator), caption(sample, 0)
+    return Examples(mean[None], noise[None], text[None], torch.tensor([timestep]), (sample.key,))

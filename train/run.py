@@ -18,7 +18,7 @@ from orchestration.runs import RunFolder
 from orchestration.storage import Storage
 from train import checkpoints
 from train.checkpoints import Checkpoint
-from train.config import TrainConfig
+from train.config import StageConfig, TrainConfig
 from train.data import StageData
 from train.engine import Engine, deepspeed_ranks
 from train.evaluate import Evaluation
@@ -62,12 +62,14 @@ class _Training:
     def __init__(self, config: TrainConfig, us: Ranks, console: Console):
         self._config, self._us, self._console = config, us, console
         self._before, self._begun = 0.0, time.monotonic()
+        self._sets: dict[tuple[str | None, tuple[str, ...] | None], LatentDataset] = {}
         self._previews: Previews | None = None  # of the first rank, while it trains
         self._folder = Path(config.output) / "checkpoints"
-        self._data = LatentDataset(config.dataset, set=config.set, cache=config.cache, cache_gb=config.cache_gb)
+        self._data = [self._opened(stage) for stage in config.stages]
+        self._agree()
         befores = itertools.accumulate([0, *(stage.steps for stage in config.stages)])
-        pairs = zip(config.stages, befores, strict=False)
-        self._stages = [StageData(config, stage, self._data, before) for stage, before in pairs]  # all, before any work
+        given = zip(config.stages, self._data, befores, strict=False)
+        self._stages = [StageData(config, stage, data, before) for stage, data, before in given]  # all, before any work
         self._refuse()
         self._found = self._standing()
         self._engine = Engine(config, us)
@@ -100,12 +102,13 @@ class _Training:
 
     def _evaluation(self) -> Evaluation | None:
         """Of the samples that no stage learns from."""
-        numbers = sorted({number for stage in self._stages for number in stage.held_out})
+        pairs = zip(self._stages, self._data, strict=True)
+        samples = list(dict.fromkeys((data, number) for stage, data in pairs for number in stage.held_out))
         most = self._config.watch.held_out_samples
-        if not numbers or not most:
+        if not samples or not most:
             self._console.print("no held out loss: watch.held_out leaves no sample out, or held_out_samples is 0")
             return None
-        return Evaluation(self._data, numbers, most, self._us)
+        return Evaluation(samples, most, self._us)
 
     def _save(self, step: int) -> None:
         """All ranks write their part; the first one declares it whole."""
@@ -133,7 +136,7 @@ class _Training:
             "ranks": self._us.size,
             "data": [stage.manifest for stage in self._stages],
             "seconds": self._before + time.monotonic() - self._begun,
-            "encoder": self._data.encoder,
+            "encoder": self._data[-1].encoder,
         }
 
     def _standing(self) -> Checkpoint | None:
@@ -159,6 +162,27 @@ class _Training:
             self._console.print(f"allowed: {change}", soft_wrap=True, highlight=False)
         return found
 
+    def _opened(self, stage: StageConfig) -> LatentDataset:
+        """The latents of a stage, opened once. Where there are several sets, its buckets may say which."""
+        config = self._config
+        which = (stage.set or config.set, stage.buckets)
+        if which not in self._sets:
+            given = {"cache": config.cache, "cache_gb": config.cache_gb}
+            self._sets[which] = LatentDataset(config.dataset, stage.buckets, which[0], **given)
+        return self._sets[which]
+
+    def _agree(self) -> None:
+        """All stages learn the same encoders' latents and texts."""
+        first, *others = self._data
+        for number, data in enumerate(others, 1):
+            for part in ("vae", "text"):
+                ours, theirs = (one.encoder.get(part) or {} for one in (first, data))
+                if ours.get("weights") != theirs.get("weights"):
+                    raise ConfigError(
+                        f"stages.{number}.set: {data.set} was made by another {part} ({theirs.get('model')}) than that "
+                        f"of the first stage ({ours.get('model')}): encode both with one"
+                    )
+
     def _refuse(self) -> None:
         """What the ranks cannot divide."""
         for number, stage in enumerate(self._config.stages):
@@ -170,13 +194,13 @@ class _Training:
 
     def _check_shapes(self) -> None:
         """The model takes these latents and texts."""
-        config, vae = self._engine.network.config, self._data.encoder["vae"]
+        config, vae = self._engine.network.config, self._data[-1].encoder["vae"]
         if vae["latent_channels"] != config.in_channels:
             raise ConfigError(
                 f"the latents have {vae['latent_channels']} channels, the model takes {config.in_channels}: encode "
                 "them with the VAE that the model was made for"
             )
-        width = self._data[0].text[0].shape[1]
+        width = self._data[-1][0].text[0].shape[1]
         if width != config.text_embed_dim:
             raise ConfigError(
                 f"the texts are {width} wide, the model takes {config.text_embed_dim}: encode them with the text "
