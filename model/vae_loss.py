@@ -106,8 +106,9 @@ def generator_loss(
         last_layer: the decoder's last weights (of `conv_out`), which the adaptive weight is measured at.
 
     Returns:
-        The weighted sum, and detached float32 scalars without weights: l1, log_mse, perceptual, kl (a value of the video),
-        adversarial (0 before its start), adversarial_weight (adaptive; 1 where it is off or no gradient is taken).
+        The weighted sum, and detached float32 scalars without weights: l1, log_mse, perceptual, kl (a value of the
+        video), adversarial (0 before its start), adversarial_weight (adaptive; 1 where it is off or no gradient is
+        taken).
 
     Raises:
         ValueError: shapes that differ, or a weight above 0 without what it needs; the latter from the first step on.
