@@ -20,7 +20,7 @@ CHARTS = (
     charts.Curves(
         "loss",
         "Loss",
-        "Mean squared error of the predicted v, of the batches between two points; as low as it gets: by heart.",
+        "Mean squared error of the predicted v, mean over the steps between two points.",
         {"loss": ""},
         wide=True,
         log=True,
