@@ -14,7 +14,7 @@ ifneq ($(and $(INPUT),$(filter train,$(MAKECMDGOALS))),)
 CONFIG ?= configs/train-lora.yaml
 OUTPUT ?= data/brought
 endif
-CONFIG ?= configs/$(or $(filter caption latents train vae,$(MAKECMDGOALS)),default).yaml
+CONFIG ?= configs/$(or $(filter caption latents train,$(MAKECMDGOALS)),default).yaml
 OUTPUT ?= $(if $(INPUT),,data/curated)
 ARGS ?=
 SET ?= default
@@ -91,7 +91,8 @@ ENCODERS := $(if $(filter cuda,$(CUDA)),ray.worker_gpus=1)
 DEMO := data/demo
 demo: $(VENV)/.runtime ## raw film to sampled videos: curate, caption, encode, train, sample, in data/demo (minutes)
 	@$(BIN)/python -m curation.samples "$(SAMPLES)"
-	@$(BIN)/rushes curate configs/default.yaml "input=$(SAMPLES)/videos" output=$(DEMO) select.near_duplicates.threshold=0.4
+	@mkdir -p $(DEMO) && find "$(abspath $(SAMPLES))/videos/film" "$(abspath $(SAMPLES))/videos/small" -type f | sort > $(DEMO)/videos.txt
+	@$(BIN)/rushes curate configs/default.yaml input=$(DEMO)/videos.txt output=$(DEMO) select.near_duplicates.threshold=0.4
 	@$(BIN)/rushes caption configs/caption.yaml dataset=$(DEMO)
 	@$(BIN)/rushes latents configs/latents-demo.yaml dataset=$(DEMO)
 	@$(BIN)/rushes train configs/train-demo.yaml dataset=$(DEMO) output=$(DEMO)/train
@@ -99,13 +100,14 @@ demo: $(VENV)/.runtime ## raw film to sampled videos: curate, caption, encode, t
 
 # Shots of the film are learnt from; three videos of other kinds are tested on.
 VAE_TESTED := small/bikes.mp4 camera/vtest.avi small/carphone_pristine.mp4
-vae: $(VENV)/.runtime ## train the VAE that comes with rushes once more, on the sample film, into data/vae (over an hour)
+vae: $(VENV)/.runtime ## train the VAE that comes with rushes once more, on the sample film, into data/vae (two to three hours)
 	@$(BIN)/python -m curation.samples "$(SAMPLES)" --set all
 	@mkdir -p data/vae
 	@for name in $(VAE_TESTED); do echo "$(abspath $(SAMPLES))/videos/$$name"; done > data/vae/tested.txt
 	@$(BIN)/rushes curate configs/vae-clips.yaml "input=$(SAMPLES)/videos/film/bbb.mp4" output=data/vae/film
 	@$(BIN)/rushes curate configs/vae-clips.yaml input=data/vae/tested.txt output=data/vae/test
-	@$(BIN)/rushes train-vae $(CONFIG) $(ARGS)
+	@$(BIN)/rushes train-vae configs/vae.yaml
+	@$(BIN)/rushes train-vae configs/vae-longer.yaml
 
 test: check ## check, then the fast tests, with the 20 slowest named
 	$(PYTEST) $(ARGS)
