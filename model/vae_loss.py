@@ -106,9 +106,9 @@ def generator_loss(
         last_layer: the decoder's last weights (of `conv_out`), which the adaptive weight is measured at.
 
     Returns:
-        The weighted sum, and detached float32 scalars without weights: l1, log_mse, perceptual, kl (a value of the
-        video), adversarial (0 before its start), adversarial_weight (adaptive; 1 where it is off or no gradient is
-        taken).
+        The weighted sum, and detached float32 scalars without weights: l1, log_mse (0 where its weight is 0),
+        perceptual, kl (a value of the video), adversarial (0 before its start), adversarial_weight (adaptive; 1 where
+        it is off or no gradient is taken).
 
     Raises:
         ValueError: shapes that differ, or a weight above 0 without what it needs; the latter from the first step on.
@@ -126,7 +126,7 @@ def generator_loss(
     zero = torch.zeros((), device=video.device)
     video, made = video.float(), reconstruction.float()
     l1 = (video - made).abs().mean()
-    log_mse = ((video - made).square().flatten(1).mean(1) + GOOD_ENOUGH).log().mean()
+    log_mse = ((video - made).square().flatten(1).mean(1) + GOOD_ENOUGH).log().mean() if config.log_mse > 0 else zero
     seen = perceptual(video, made).mean() if perceptual is not None and config.perceptual > 0 else zero
     divergence = kl(mean, logvar).mean() / video[0].numel()
     reconstructed = config.l1 * l1 + config.log_mse * log_mse + config.perceptual * seen

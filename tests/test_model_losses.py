@@ -245,7 +245,9 @@ def test_kl_of_gaussians(mu: float, logvar: float, count: int) -> None:
 
 
 def test_total_is_the_weighted_sum_of_known_terms() -> None:
-    config = VAELossConfig(l1=2, kl=0.5, perceptual=3, adversarial=0.25, adversarial_start=10, adaptive=False)
+    config = VAELossConfig(
+        l1=2, log_mse=4, kl=0.5, perceptual=3, adversarial=0.25, adversarial_start=10, adaptive=False
+    )
     video, made = torch.zeros(2, 3, 1, 2, 2), torch.full((2, 3, 1, 2, 2), 0.5)
     mean = torch.full((2, 4, 1, 1, 1), 1.0)
 
@@ -257,7 +259,7 @@ def test_total_is_the_weighted_sum_of_known_terms() -> None:
     wanted = {"l1": 0.5, "log_mse": math.log(0.25 + 1e-3), "perceptual": 0.25, "kl": 2 / 12}
     wanted |= {"adversarial": 0, "adversarial_weight": 1}
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(wanted)
-    assert total.item() == pytest.approx(2 * 0.5 + 3 * 0.25 + 0.5 * 2 / 12)
+    assert total.item() == pytest.approx(2 * 0.5 + 4 * math.log(0.25 + 1e-3) + 3 * 0.25 + 0.5 * 2 / 12)
     later, terms = loss(10)
     assert terms["adversarial"].item() == pytest.approx(-0.5)
     assert later.item() == pytest.approx(total.item() - 0.25 * 0.5)

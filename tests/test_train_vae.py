@@ -227,7 +227,7 @@ def test_two_ranks_stop_go_on_and_train_one_vae(clips: Path, whole: Path, tmp_pa
     ("overrides", "message"),
     [
         (["seed=1"], r"is of other settings: seed was 0, is 1\. Give another output; init=\S+step-00000010 goes on"),
-        (["windows.size=40"], "is of other settings: windows was"),
+        (["windows.size=40"], "is of other settings: windows.size was"),
         (["stages.1.size=64"], r"stages\.1\.size is 64, but windows\.size is 32: samples are cut out of windows"),
         (["stages.1.frames=17"], r"stages\.1\.frames is 17, but windows\.frames is 9"),
         (["stages.1.frames=8"], r"stages\.1\.frames: .*8 frames are not 8N\+1.*Take 1 or 9"),
