@@ -72,6 +72,10 @@ class _Training:
         self._stages = [StageData(config, stage, data, before) for stage, data, before in given]  # all, before any work
         self._refuse()
         self._found = self._standing()
+        try:
+            self._schedule = noise_schedule(config.model)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"model: {error}") from error
         self._engine = Engine(config, us)
         self._check_shapes()
 
@@ -85,9 +89,7 @@ class _Training:
                 self._console.print(f"all {start:,} steps are done")
                 return
             self._console.print(f"going on from step {start:,} of {config.steps:,}")
-        loop = Loop(
-            config, self._us, self._engine, noise_schedule(config.model), self._stages, self._evaluation(), self._save
-        )
+        loop = Loop(config, self._us, self._engine, self._schedule, self._stages, self._evaluation(), self._save)
         with Stopping(self._console) as stopping:
             if not self._us.first:
                 loop.run(start, None, stopping)
