@@ -204,7 +204,7 @@ def test_encoders_that_are_others_or_not_known_are_refused(tmp_path, capsys, mon
         make(capsys, model="other", vae=SMALL, text="/nowhere")
     scaled = {**known, "vae": {**known["vae"], "scaling_factor": 0.7}}
     helpers_export.full(tmp_path / "scaled", encoders=scaled)
-    with pytest.raises(ConfigError, match=r"has a scaling_factor of 1\.\d+, the transformer was made for 0\.7"):
+    with pytest.raises(ConfigError, match=r"has a scaling_factor of \d\.\d+, the transformer was made for 0\.7"):
         make(capsys, model="scaled")
 
 
