@@ -4,14 +4,16 @@
 
 Shards of random latents are written once. `rushes train` reads them (verified), with DeepSpeed, clipping, the moving
 average, losses by timestep, a line of metrics each step. The bare loop has its batches in memory, torch's AdamW, the
-moving average, and clipping; in bfloat16 it keeps float32 copies of the weights, as DeepSpeed does. They take turns,
-each in a process of its own on one thread. The first two steps of each are left out. Medians over all steps.
+moving average, and clipping; in bfloat16 it keeps float32 copies of the weights, as DeepSpeed does. Both run at once,
+each in a process of its own on one thread, so that what slows the machine slows both (it needs two idle cores).
+The first two steps are left out. Medians over the steps of all rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import statistics
@@ -66,19 +68,35 @@ def compare(folder: Path, dtype: str, zero: int, steps: int, rounds: int) -> Non
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(config))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        said = subprocess.run([sys.executable, __file__, "--bare", path], stdout=subprocess.PIPE, text=True, check=True)
-        theirs += json.loads(said.stdout.splitlines()[-1])[WARM_UP:]
         rushes = Path(sys.executable).with_name("rushes")
-        subprocess.run([rushes, "train", path], capture_output=True, check=True, env=environment)
-        lines = (folder / f"{dtype}-{zero}-{number}" / "metrics.jsonl").read_text().splitlines()
-        ours += [row for line in lines if line.strip() and "loss" in (row := json.loads(line))][WARM_UP:]
+        metrics = folder / f"{dtype}-{zero}-{number}" / "metrics.jsonl"
+        with (
+            subprocess.Popen([sys.executable, __file__, "--bare", path], stdout=subprocess.PIPE, text=True) as other,
+            subprocess.Popen([rushes, "train", path], stderr=subprocess.DEVNULL, env=environment) as run,
+        ):
+            while run.poll() is None and len(rows(metrics)) < WARM_UP:
+                time.sleep(0.01)
+            begun = time.time()
+            while run.poll() is None and len(rows(metrics)) < steps:
+                time.sleep(0.01)
+            ended = time.time()
+            other.kill()
+            assert other.stdout is not None
+            lines = [tuple(map(float, line.split())) for line in other.stdout.read().splitlines()]
+        ours += rows(metrics)[WARM_UP:]
+        theirs += [stop - start for start, stop in lines if begun <= start and stop <= ended]
     step, base = statistics.median(row["step_s"] for row in ours), statistics.median(theirs)
     wait = statistics.median(row["data_wait"] for row in ours)
     print(f"| {dtype} | {zero} | {base:.2f} | {step:.2f} | **{step / base:.3f}** | {100 * wait:.2f} % |", flush=True)
 
 
+def rows(metrics: Path) -> list[dict[str, float]]:
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return [row for line in lines if line.endswith("}") and "loss" in (row := json.loads(line))]
+
+
 def bare(path: Path) -> None:
-    """Prints each step's seconds."""
+    """Steps until it is killed; prints when each began and ended."""
     from latents.dataset import LatentDataset
     from model.diffusion import NoiseSchedule
     from model.transformer import ExpertTransformer
@@ -100,9 +118,8 @@ def bare(path: Path) -> None:
     optimizer = torch.optim.AdamW(masters, lr=1e-4, betas=config.optimizer.betas, weight_decay=1e-4)
     schedule = NoiseSchedule(snr_shift_scale=3.0)
     alpha_bars = schedule.alpha_bars()
-    seconds = []
-    for batch in batches:
-        begun = time.monotonic()
+    for batch in itertools.cycle(batches):
+        begun = time.time()
         for examples in batch:
             (losses(network, schedule, alpha_bars, examples, dtype).mean() / len(batch)).backward()
         if masters is not weights:
@@ -117,8 +134,7 @@ def bare(path: Path) -> None:
                     weight.copy_(master)
             for average, master in zip(averages, masters, strict=True):
                 average.lerp_(master, 0.001)
-        seconds.append(time.monotonic() - begun)
-    print(json.dumps(seconds))
+        print(begun, time.time(), flush=True)
 
 
 def write(root: Path) -> None:

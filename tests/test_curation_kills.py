@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from helpers_curate import (
-    CONFIG,
     FRAMES,
     command,
     contents,
@@ -57,20 +54,10 @@ def undisturbed(raw, tmp_path_factory) -> dict:
     return contents(output)
 
 
-@pytest.fixture(scope="module")
-def undisturbed_default(raw, tmp_path_factory) -> dict:
-    """The default profile, picture scorers and all."""
-    output = tmp_path_factory.mktemp("undisturbed") / "dataset"
-    curate(raw, output, "ray.workers=2", config=CONFIG)
-    found = contents(output)
-    assert any(name.startswith("vector of ") for name in found)
-    return found
-
-
-def start(raw: Path, output: Path, config: Path = FRAMES) -> subprocess.Popen[str]:
+def start(raw: Path, output: Path) -> subprocess.Popen[str]:
     settings = ("report.enabled=false", "ray.workers=2", f"input={raw}", f"output={output}")
     return subprocess.Popen(
-        command("curate", config, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+        command("curate", FRAMES, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     )
 
 
@@ -78,8 +65,8 @@ def committed(output: Path) -> int:
     return len(list((output / "scan").glob("*.parquet"))) if (output / "scan").exists() else 0
 
 
-def finish(raw: Path, output: Path, undisturbed: dict, config: Path = FRAMES) -> None:
-    curate(raw, output, "ray.workers=2", config=config)
+def finish(raw: Path, output: Path, undisturbed: dict) -> None:
+    curate(raw, output, "ray.workers=2")
     assert contents(output) == undisturbed
     assert not list(output.glob(".tmp/*"))
     known = {row["media"] for row in table(output, "clips")} - {None}
@@ -110,26 +97,6 @@ def test_worker_and_decoder_killed_in_the_middle(raw, undisturbed, tmp_path):
     assert process.wait(timeout=240) == 0
     assert contents(output) == undisturbed
     finish(raw, output, undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_kills_at_seeded_points(raw, undisturbed_default, tmp_path, victim, seed):
-    draw = random.Random(f"{victim}{seed}")
-    output = tmp_path / "dataset"
-    process = start(raw, output, CONFIG)
-    reached = draw.randrange(0, 12)
-    wait_for(lambda: committed(output) >= reached or process.poll() is not None)
-    time.sleep(draw.random() * 2)
-    if process.poll() is None:
-        if victim == "driver":
-            kill_tree(process)
-        else:
-            for worker in ray_workers(process)[: draw.choice([1, 2])]:
-                worker.kill()
-            process.wait(timeout=240)
-    finish(raw, output, undisturbed_default, CONFIG)
 
 
 def test_interrupt_stops_cleanly_and_the_next_run_goes_on(raw, undisturbed, tmp_path):

@@ -36,10 +36,10 @@ class TransNetV2(RefinedDetector):
         thumbs = tracks.meters["thumbs"]["rgb"]
         if len(thumbs) < 2:
             return []
-        single, every = self._predict(thumbs)
+        single, every = self.predict(thumbs)
         return transitions_of(single, every, self.threshold, self.extent)
 
-    def _predict(self, thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities [N] of both heads, streamed in windows: memory does not grow with the film."""
         import torch
 
