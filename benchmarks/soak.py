@@ -99,7 +99,8 @@ def show(samples: list[tuple[int, dict[str, float]]], videos: int) -> None:
     cells = []
     for role in ROLES:
         points = [(rows, at[role]) for rows, at in samples if videos / 5 < rows < videos and role in at]
-        cells.append(f"{1000 * np.polyfit(*zip(*points, strict=True), 1)[0]:+.1f}" if len(points) > 2 else "")
+        rows, megabytes = np.array(points).T if len(points) > 2 else np.zeros((2, 0))
+        cells.append(f"{1000 * np.polyfit(rows, megabytes, 1)[0]:+.1f}" if len(rows) else "")
     print(f"| growth | {' | '.join(cells)} |")
 
 
