@@ -43,7 +43,9 @@ class AveragingAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         present = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        bad = torch.tensor(float(any(not torch.isfinite(p.grad).all() for p in present)))
+        # A sum is finite only where all of it is, and reads the gradients once.
+        sums = [p.grad.sum(dtype=torch.float32) for p in present]
+        bad = torch.tensor(float(not all(map(torch.isfinite, sums))))
         if dist.is_initialized():
             bad = bad.to(present[0].device if present else "cpu")
             dist.all_reduce(bad, dist.ReduceOp.MAX)
