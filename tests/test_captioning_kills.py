@@ -68,6 +68,7 @@ def account_for(dataset: Path, shown: Shown, failed: Collection[str] = ()) -> li
     return fine
 
 
+@pytest.mark.slow
 def test_a_worker_and_then_the_driver_are_killed(tmp_path):
     dataset, shown = colour_dataset(tmp_path, 100)
     model = {"kind": "local", "model": str(tiny_vlm.folder()), "batch_size": 4}

@@ -49,6 +49,7 @@ def colours(rows: list[dict[str, Any]], shown: dict[str, tiny_vlm.Clip]) -> floa
     return tiny_vlm.hits([row["texts"][0] for row in fine], [shown[row["clip_id"]] for row in fine])
 
 
+@pytest.mark.slow
 def test_every_answer_belongs_to_its_clip_though_some_fail(ray, data, tmp_path):
     root, rows, shown = data
     names = sorted(shown)

@@ -88,6 +88,7 @@ def test_driver_killed_in_the_middle(raw, undisturbed, tmp_path):
     assert {name: after[name] for name in stamps} == stamps, "finished videos were done again"
 
 
+@pytest.mark.slow
 def test_worker_and_decoder_killed_in_the_middle(raw, undisturbed, tmp_path):
     output = tmp_path / "dataset"
     process = start(raw, output)

@@ -191,6 +191,7 @@ def test_a_training_that_is_done_is_measured_again_only(clips: Path, whole: Path
     assert (output / "quality.json").exists()
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_go_on_and_train_one_vae(clips: Path, whole: Path, tmp_path: Path, in_process):
     output = tmp_path / "run"
     path = vae_config(tmp_path / "vae.yaml", clips, output, save_minutes=600)
