@@ -29,6 +29,7 @@ LIST = Path(__file__).with_name("bbb_cuts.csv")
 # How many of each are made of a pool.
 TRANSITIONS = {"cut": 100, "blend": 60, "dissolve": 80, "fade": 50, "wipe": 50}
 A_VIDEO = 10  # transitions in one video
+SHORT, LONG = (56, 100), (120, 160)  # frames of a shot; the long ones have two dissolves and a second of their own
 DISTURBED = 150  # videos of one shot each
 DISTURBANCES = ("flash", "inserted frame", "whip pan", "strobe", "crossing", "exposure jump", "compression pop")
 APART = 50  # frames from one disturbance to the next
@@ -128,7 +129,7 @@ def edits(footage: Footage, pool: str, seed: int, share: float = 1.0) -> Iterato
 def joined(footage: Footage, name: str, kind: str, random: np.random.Generator) -> Edit:
     """Shots joined by transitions of one kind."""
     edit = Edit(name, kind, [])
-    shots = _unlike(footage, A_VIDEO + 1, random)
+    shots = _unlike(footage, A_VIDEO + 1, SHORT if kind in ("cut", "blend") else LONG, random)
     edit.pictures = next(shots)
     for new in shots:
         join(edit, new, kind, random)
@@ -206,7 +207,9 @@ def _mix(old: np.ndarray, new: np.ndarray, alpha: float | np.ndarray) -> np.ndar
 # --- shots ----------------------------------------------------------------------------------------------------------
 
 
-def _unlike(footage: Footage, count: int, random: np.random.Generator) -> Iterator[list[np.ndarray]]:
+def _unlike(
+    footage: Footage, count: int, frames: tuple[int, int], random: np.random.Generator
+) -> Iterator[list[np.ndarray]]:
     """Shots of which each shows another stretch than the one before, or in one case of eight another part of it."""
     before: Stretch | None = None
     zoom = 0.0
@@ -215,7 +218,7 @@ def _unlike(footage: Footage, count: int, random: np.random.Generator) -> Iterat
         others = [stretch for stretch in footage.stretches if stretch != before]
         stretch = before if same and before is not None else others[random.integers(len(others))]
         zoom = (0.4 if zoom > 0.7 else 0.95) if same else float(random.uniform(0.45, 1.0))
-        yield shot(footage, stretch, int(random.integers(56, 100)), zoom, random)
+        yield shot(footage, stretch, int(random.integers(*frames)), zoom, random)
         before = stretch
 
 
