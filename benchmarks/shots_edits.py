@@ -111,7 +111,7 @@ def film_shots(margin: int = 3) -> list[Span]:
     """What lies between the film's transitions, without its title and credits."""
     events = [event.span for event, _ in listed()]
     between = [Span(a.end + margin, b.start - margin) for a, b in itertools.pairwise(events)]
-    return [span for span in between if span.start > 500 and span.end < 11_500]
+    return [span for span in between if span.start > 820 and span.end < 11_000]
 
 
 # --- edits ----------------------------------------------------------------------------------------------------------

@@ -62,20 +62,31 @@ def find_gaps(
     like = Likeness(thumbs)
     gaps = _verified(like, reported)
     if transitions:
-        gaps += physics.find_cuts(like) + physics.find_fades(like)
-        gaps += physics.find_blends(like, thumbs) + physics.find_wipes(like, thumbs)
+        gaps += physics.find_cuts(like) + physics.find_fades(like) + physics.find_blends(like, thumbs)
+        wipes = physics.find_wipes(like, thumbs)
         step = round(fps / 30)
         if step > 1:
             sparse = thumbs[::step]
             coarse = Likeness(sparse)
-            found = physics.find_blends(coarse, sparse) + physics.find_wipes(coarse, sparse)
-            gaps += [
-                Span((g.start - 1) * step + 1, min(g.end * step, len(thumbs))) for g in found if g.end - g.start > 2
-            ]
+            gaps += [_dense(gap, step, len(thumbs)) for gap in physics.find_blends(coarse, sparse) if _is_long(gap)]
+            wipes += [_dense(gap, step, len(thumbs)) for gap in physics.find_wipes(coarse, sparse) if _is_long(gap)]
+        # Somebody who walks into the lens before a cut looks like a wipe; a wipe has no cut within.
+        cuts = [gap.start for gap in gaps if gap.start == gap.end]
+        gaps += [wipe for wipe in wipes if not any(wipe.start < cut < wipe.end for cut in cuts)]
     if stitch:
         patience = min(max(2, round(_INTERRUPTION_S * fps)), BAND // 2)
         gaps = [gap for gap in gaps if not _returns(like, gap, patience)]
     return _merge([_over_blank(like, gap) for gap in gaps])
+
+
+def _is_long(gap: Span) -> bool:
+    """Short blends were sought in all frames."""
+    return gap.end - gap.start > 2
+
+
+def _dense(gap: Span, step: int, frames: int) -> Span:
+    """A transition found in every `step`-th frame."""
+    return Span((gap.start - 1) * step + 1, min(gap.end * step, frames))
 
 
 def between(gaps: list[Span], frames: int) -> list[Span]:

@@ -6,7 +6,9 @@ A transition is a Span of the frames that mix two shots; a hard cut is an empty 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import cv2
 import numpy as np
 
 from curation.shots.likeness import BAND, GRID, Likeness, features
@@ -15,6 +17,8 @@ from curation.video import Span
 # Window lengths: the last frame of one shot to the first of the next. 2 and 3 are one- and two-frame blends.
 _LENGTHS = (2, 3, 4, 6, 8, 10, 12, 14, 17, 20, 24, 28, 32, 36, 42, 48, 56, 64)
 _WIPES = (8, 12, 16, 24, 32, 48)
+_EASED = 0.9  # share of a straight ramp's error under which an eased one is believed
+_SWING = 1.5  # thumbnail pixels a frame: three quarters of the picture's width a second
 _FLAT = 6.0  # luma spread, in grey levels, under which a picture is blank (black, white, a plain card)
 
 
@@ -38,7 +42,7 @@ def is_step(like: Likeness, cuts: np.ndarray, own: bool) -> np.ndarray:
     before = np.max([padded[cuts + 3 - k] for k in (1, 2, 3)], 0)
     after = np.max([padded[cuts + 3 + k] for k in (1, 2, 3)], 0)
     calm, busy = np.minimum(before, after), np.maximum(before, after)
-    height, over_calm, over_busy, unlike = (8.0, 3.0, 1.3, 0.4) if own else (4.0, 1.8, 1.0, 0.3)
+    height, over_calm, over_busy, unlike = (8.0, 3.0, 2.0, 0.4) if own else (4.0, 1.8, 1.0, 0.3)
     step = like.steps[cuts]
     spike = (step > height) & (step > over_calm * np.maximum(calm, 1.0)) & (step > over_busy * busy)
     return spike & (like.structure(cuts - 1, 1) < 1 - unlike)
@@ -63,7 +67,8 @@ def find_blends(like: Likeness, thumbs: np.ndarray) -> list[Span]:
         else:
             good &= (residual < 0.1) & _stands_out(like, starts, length)
         windows += [_Window(float(s), int(i), int(i) + length) for s, i in zip(score[good], starts[good], strict=True)]
-    return [_blend_bounds(thumbs, like.spread, window) for window in _best(windows, thumbs)]
+    found = [w for w in _best(windows, thumbs) if w.last - w.first <= 4 or not _swings(thumbs, w.first, w.last)]
+    return [_blend_bounds(thumbs, like.spread, window) for window in found]
 
 
 def find_wipes(like: Likeness, thumbs: np.ndarray) -> list[Span]:
@@ -85,7 +90,8 @@ def find_wipes(like: Likeness, thumbs: np.ndarray) -> list[Span]:
             error = _switch_error(thumbs, int(i), length) + 0.1 * float(unrest)
             if error < 0.09:
                 windows.append(_Window(-error, int(i), int(i) + length))
-    return [_wipe_bounds(thumbs, window) for window in _best(windows, thumbs)]
+    found = [w for w in _best(windows, thumbs) if not _swings(thumbs, w.first, w.last)]
+    return [_wipe_bounds(thumbs, window) for window in found]
 
 
 def find_fades(like: Likeness) -> list[Span]:
@@ -165,12 +171,25 @@ def _best(windows: list[_Window], thumbs: np.ndarray) -> list[_Window]:
     return sorted(chosen, key=lambda w: w.first)
 
 
+def _swings(thumbs: np.ndarray, first: int, last: int) -> bool:
+    """Whether the whole picture travels from frame to frame, as when a camera swings from one view to another.
+
+    By phase correlation (Kuglin & Hines 1975); in a wipe or a dissolve both pictures stay where they are, or nearly.
+    """
+    greys = [cv2.cvtColor(np.ascontiguousarray(t), cv2.COLOR_RGB2GRAY) for t in thumbs[first : last + 1]]
+    greys = [grey[:26].astype(np.float32) for grey in greys]  # odd sizes are padded, which looks like half a pixel
+    window = cv2.createHanningWindow(greys[0].shape[::-1], cv2.CV_32F)
+    steps = np.array([cv2.phaseCorrelate(a, b, window)[0] for a, b in pairwise(greys)])
+    return bool(np.median(np.abs(steps), 0).max() > _SWING)
+
+
 def _blend_bounds(thumbs: np.ndarray, spread: np.ndarray, window: _Window) -> Span:
-    """Fit a straight alpha ramp to the frames around a window; returns the frames strictly between pure and pure."""
+    """Fit an alpha ramp, straight or eased at its ends as editors make it, to the frames around a window; returns the
+    frames strictly between pure and pure, with a margin."""
     first, last = window.first, window.last
     if last - first <= 4:
         return Span(first + 1, last)
-    reach = (last - first) // 4 + 2
+    reach = (last - first) // 3 + 2
     lowest, highest = max(0, first - reach), min(len(thumbs) - 1, last + reach)
     for _ in range(2):
         # Beyond a blank frame the next shot begins: a fade's ramp must not be fitted to it.
@@ -180,11 +199,12 @@ def _blend_bounds(thumbs: np.ndarray, spread: np.ndarray, window: _Window) -> Sp
         at = np.arange(low, high + 1)
         starts = np.arange(low, (first + last) // 2)
         ends = np.arange((first + last) // 2 + 1, high + 1)
-        ramp = (at - starts[:, None, None]) / (ends[:, None] - starts[:, None, None])
-        errors = ((np.clip(ramp, 0, 1) - alpha) ** 2).sum(-1)
+        ramp = np.clip((at - starts[:, None, None]) / (ends[:, None] - starts[:, None, None]), 0, 1)
+        straight, eased = (((shape - alpha) ** 2).sum(-1) for shape in (ramp, ramp * ramp * (3 - 2 * ramp)))
+        errors = eased if eased.min() < _EASED * straight.min() else straight
         s, e = np.unravel_index(np.argmin(errors), errors.shape)
         first, last = int(starts[s]), int(ends[e])
-    margin = 1 + (last - first) // 12
+    margin = 2 + (last - first) // 8
     return Span(max(0, first + 1 - margin), min(len(thumbs), last + margin))
 
 
