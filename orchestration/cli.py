@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestration.errors import RushesError
+from orchestration.errors import DISK, RushesError
 
 # command → module:function that does it; each gets the command's arguments by name
 COMMANDS = {
@@ -181,6 +182,13 @@ def _call(command: str, **arguments: Any) -> None:
     except RushesError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        what = f"{os.strerror(error.errno or 0).lower()}{where}"
+        typer.secho(f"error: {what}. When that is mended, run the same command again to go on.", err=True, fg="red")
+        raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         typer.secho("stopped. Run the same command again to go on.", err=True)
         raise typer.Exit(1) from error

@@ -1,9 +1,8 @@
 """Copied as `sitecustomize.py` into a folder on PYTHONPATH: every Python process of a run, Ray's workers and decoders
 too, writes down its changes of files below some folders, and one of them kills itself with SIGKILL just before one.
 
-Beside it lie `plan.json`, {"roots": {name: folder}, "kill": [role, event, name, nth], "poison": [role, name], "clock":
-seconds that it is off}, and what it writes: `changes.txt`, a line a change; `killed`, when it has killed once. Whoever
-opens the poison is killed each time.
+Beside it lie `plan.json`, {"roots": {name: folder}, "kill": [role, event, name, nth], "poison": [role, name]}, and what
+it writes: `changes.txt`, a line a change; `killed`, when it has killed once. Whoever opens the poison is killed always.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree")
@@ -35,7 +33,6 @@ class Watch:
         with open(os.path.join(HERE, "plan.json")) as file:
             plan = json.load(file)
         self.roots, self.kill, self.poison = plan["roots"], plan.get("kill"), plan.get("poison")
-        self.off = plan.get("clock", 0)
         self.role, self.busy = role(), False
         self.seen: dict[tuple[str, str], int] = {}
 
@@ -78,9 +75,4 @@ class Watch:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-watch = Watch()
-sys.addaudithook(watch)
-if watch.off:
-    true_time, true_ns = time.time, time.time_ns
-    time.time = lambda: true_time() + watch.off
-    time.time_ns = lambda: true_ns() + watch.off * 10**9
+sys.addaudithook(Watch())
