@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from pathlib import Path
 from typing import IO
 
@@ -68,6 +69,8 @@ def _open(
     source = str(file) if isinstance(file, str | Path) else file
     if not isinstance(source, str):
         source.seek(0)
+    elif "%" in source and os.path.isfile(source):  # libav may take the name for a pattern of numbered pictures
+        source = os.fdopen(os.open(source, os.O_RDONLY), "rb")  # this has no name
     av_logging.set_level(av_logging.ERROR)
     with av_logging.Capture() as complaints:
         try:

@@ -5,12 +5,13 @@ Runs in the sandbox.
 
 from __future__ import annotations
 
-import errno
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -24,6 +25,8 @@ from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 
 from curation.container import MAX_PIXELS, NotVideo, frame_hash, open_video, picture_planes
+from curation.media.guard import fault
+from curation.media.integrity import integrity_check
 from curation.media.packets import NONE
 from curation.media.pixels import matrix_of
 from curation.media.still import Still, read_still
@@ -35,6 +38,8 @@ from orchestration.config import Config
 BEAT_S = 1.0
 JPEGS = "stills.jpegs"  # file of the stills, beside the arrays
 YUV = {Colorspace.ITU709: "709", Colorspace.BT2020: "2020"}
+LONGEST_S = 86400.0  # that a frame may be shown; what a clock claims beyond that is nonsense
+DEEPEST = 64  # packets that a decoder may hold before it delivers their pictures
 FASTEST = 240.0  # frames a second; a header that claims more does not stretch decode.max_hours
 
 
@@ -88,8 +93,7 @@ def decode(
     with container:
         if still is not None:
             return _decode_still(still, container, stream, plan, folder)
-        checks = {"max_pixels": str(config.max_pixels), "err_detect": "crccheck+bitstream+buffer"}
-        stream.codec_context.options = checks
+        stream.codec_context.options = {"max_pixels": str(config.max_pixels), "err_detect": _checks(stream)}
         recording = _Recording(container, stream, plan, folder)
         begun = beat = time.monotonic()
         for frame, damaged in _frames(container, stream):
@@ -161,31 +165,34 @@ def _decode_still(
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Frames in presentation order with whether they are damaged.
 
-    libav conceals errors and goes on; the signs are what it logs and frames that it marks. From a sign on, every frame
-    up to the next keyframe may hold the damage, so all of them count.
+    libav conceals errors and goes on; the signs are what it logs, frames that it marks, and packets that cannot be
+    whole (media.integrity). From a sign on, every frame up to the next keyframe may hold the damage, so all of them
+    count.
     """
     av_logging.set_level(av_logging.ERROR)
+    torn = integrity_check(stream.codec_context)
     tainted_since: int | None = None
     shown = NONE  # timestamp of the picture before
+    keys: deque[int] = deque(maxlen=DEEPEST)  # timestamps of the last packets that the file calls keyframes
     with av_logging.Capture() as complaints:
         packets = container.demux(stream)
+        packet, after_gap = _next(packets, complaints), False
         while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                break
-            except FFmpegError as error:
-                _enough_memory(error)
-                complaints.append((av_logging.ERROR, "demuxer", str(error)))
-                packet = None
+            if packet is not None and packet.is_keyframe:
+                keys.append(NONE if packet.pts is None else packet.pts)
             pictures: list[av.VideoFrame] = []
             try:
                 pictures = stream.codec_context.decode(packet if packet is not None and packet.size else None)
             except FFmpegError as error:
-                _enough_memory(error)
                 if not isinstance(error, EndOfFile):
-                    complaints.append((av_logging.ERROR, "decoder", str(error)))
-            if complaints or (packet is not None and packet.is_corrupt):
+                    complaints.append((av_logging.ERROR, "decoder", fault(error)))
+            last = packet is None or packet.size == 0
+            # What is amiss between two packets may have begun in the first and reach into the second.
+            heard = len(complaints)
+            following = None if last else _next(packets, complaints)
+            gap = len(complaints) > heard
+            broken = packet is not None and (packet.is_corrupt or bool(torn and packet.size and torn(bytes(packet))))
+            if complaints or broken or after_gap:
                 complaints.clear()
                 at = packet.pts if packet is not None and packet.pts is not None else None
                 tainted_since = at if at is not None else NONE
@@ -197,15 +204,29 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
                     tainted_since = picture.pts if picture.pts is not None else NONE
                 elif tainted_since is not None and picture.key_frame and not picture.is_corrupt:
                     after = picture.pts is None or picture.pts > tainted_since
-                    tainted_since = None if after else tainted_since
+                    # A decoder that has lost its way takes other pictures for keyframes.
+                    sure = picture.pts is None or picture.pts in keys or NONE in keys
+                    tainted_since = None if after and sure else tainted_since
                 yield picture, tainted_since is not None
-            if packet is None or packet.size == 0:
+            if last:
                 break
+            packet, after_gap = following, gap
 
 
-def _enough_memory(error: FFmpegError) -> None:
-    if error.errno == errno.ENOMEM:
-        raise MemoryError from error
+def _checks(stream: VideoStream) -> str:
+    """What the decoder looks at besides (libav's err_detect)."""
+    # In MPEG-1 and 2 `bitstream` takes the zeros for damage by which an encoder keeps to a constant rate.
+    stuffed = stream.codec_context.name in ("mpeg1video", "mpeg2video")
+    return "crccheck+buffer" if stuffed else "crccheck+bitstream+buffer"
+
+
+def _next(packets: Iterator[av.Packet], complaints: list[tuple[int, str, str]]) -> av.Packet | None:
+    """None where the file ends, or cannot be read on."""
+    try:
+        return next(packets, None)
+    except FFmpegError as error:
+        complaints.append((av_logging.ERROR, "demuxer", fault(error)))
+        return None
 
 
 class _Recording:
@@ -267,13 +288,14 @@ class _Recording:
                 self._damaged[before] = True
                 before -= 1
         self._interlaced += bool(picture.interlaced_frame)
-        self._last_duration = picture.duration or 0
+        length = picture.duration or 0
+        self._last_duration = length if 0 < length * self._time_base <= LONGEST_S else 0
 
     def _tick(self, pts: int) -> None:
-        """Where timestamps are missing or go back, the clock takes a step of the frame rate."""
+        """Where timestamps are missing, go back or leap, the clock takes a step of the frame rate."""
         now = 0.0
         if self._ticks:
-            known = pts != NONE and NONE != self._pts[-1] < pts
+            known = pts != NONE and NONE != self._pts[-1] < pts <= self._pts[-1] + LONGEST_S / self._time_base
             now = self._ticks[-1] + (pts - self._pts[-1] if known else self._step)
         self._ticks.append(now)
         self._pts.append(pts)
@@ -297,7 +319,10 @@ class _Recording:
         }
         for name, arrays in saved.items():
             for key, array in arrays.items():
-                np.save(self._folder / f"{name}.{key}.npy", array)
+                with (self._folder / f"{name}.{key}.npy").open("wb") as file:
+                    # numpy writes into true files by C, and its error then does not tell a full disk.
+                    writer: Any = SimpleNamespace(write=file.write)
+                    np.save(writer, array)
         info = asdict(self._info) | {"interlaced": self._interlaced * 2 > self.count}
         return {
             "info": info,
@@ -319,8 +344,9 @@ def _video_info(
     """`picture` as decoded, `shown` as meters see it."""
     transfer = {16: "pq", 18: "hlg"}.get(int(picture.color_trc or 0), "")
     as_coded = shown.format.name.startswith("yuv")  # else picture_planes converts it, to BT.601 of the same range
-    # libav reports the display matrix counter-clockwise.
-    rotation = round(-picture.rotation / 90) * 90 % 360 if still is None else still.rotation
+    # libav reports the display matrix counter-clockwise, and of one that turns nothing at all an absurd number.
+    turn = -picture.rotation if abs(picture.rotation) <= 360 else 0
+    rotation = round(turn / 90) * 90 % 360 if still is None else still.rotation
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     return VideoInfo(
         codec=stream.codec_context.name,

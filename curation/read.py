@@ -32,6 +32,7 @@ FIELDS = (
     *("crop_x", "crop_y", "crop_w", "crop_h", "width", "height", "rotation", "pixel_aspect"),
     *("hdr", "interlaced", "pix_fmt"),
 )
+NARROW = 64  # pixels; of pictures less wide decord takes the padding of lines for pixels
 FEWEST = 4  # frames that key frames are filled up to
 STEP_BACK_S = 10.0  # where a seek lands too late for the first frame, it is tried again so much earlier
 
@@ -311,9 +312,10 @@ def _read_linear(
 def _for_decord(row: Mapping[str, Any]) -> bool:
     """decord ignores edit lists, so it reads only what we encoded, of the kinds whose colours it converts rightly."""
     plain = not (row.get("hdr") or row.get("rotation") or row.get("interlaced"))
+    wide = (row.get("width") or 0) >= NARROW
     shallow = row.get("pix_fmt") in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p")
     encoded = bool(row.get("media")) and row.get("cut") == "encode"
-    return encoded and plain and shallow and importlib.util.find_spec("decord") is not None
+    return encoded and plain and wide and shallow and importlib.util.find_spec("decord") is not None
 
 
 def _read_decord(file: str | IO[bytes], wanted: list[int], length: int, take: Take, beat: Beat) -> None:

@@ -19,6 +19,7 @@ from curation.container import MAX_PIXELS, open_video
 MEDIA_ERRORS = (FFmpegError, ValueError, OSError, ArithmeticError)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BEAT_S = 1.0
+SPARE = 2**30  # bytes; no packet or picture is as large
 SLOW_DISK = 10e6  # bytes a second
 
 T = TypeVar("T")
@@ -30,8 +31,9 @@ def fault(error: BaseException) -> str:
     What the machine lacks is not the clip's fault, and raised: MemoryError, and OSError for a full disk.
     """
     number = getattr(error, "errno", None)
-    if number == errno.ENOMEM:
-        raise MemoryError from error
+    if number == errno.ENOMEM:  # libav says so, too, of a size that a broken file claims
+        bytearray(SPARE)  # raises MemoryError
+        return "damaged: it claims a size that nothing has"
     if number in FULL:
         raise OSError(number, "no space left for files in work") from error
     return getattr(error, "strerror", None) or str(error)
