@@ -167,11 +167,12 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
 
     libav conceals errors and goes on; the signs are what it logs, frames that it marks, and packets that cannot be
     whole (media.integrity). From a sign on, every frame up to the next keyframe may hold the damage, so all of them
-    count.
+    count, and one at least: no clip may reach across a place where pictures are missing.
     """
     av_logging.set_level(av_logging.ERROR)
     torn = integrity_check(stream.codec_context)
     tainted_since: int | None = None
+    lost = False  # something was amiss, and no picture shows it yet: it may be one that is missing
     shown = NONE  # timestamp of the picture before
     keys: deque[int] = deque(maxlen=DEEPEST)  # timestamps of the last packets that the file calls keyframes
     with av_logging.Capture() as complaints:
@@ -196,6 +197,7 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
                 complaints.clear()
                 at = packet.pts if packet is not None and packet.pts is not None else None
                 tainted_since = at if at is not None else NONE
+                lost = True
             for picture in pictures:
                 if tainted_since is not None and picture.pts is not None and picture.pts < min(shown, tainted_since):
                     tainted_since = NONE  # the file's clock starts anew: any later keyframe is after the damage
@@ -207,7 +209,8 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
                     # A decoder that has lost its way takes other pictures for keyframes.
                     sure = picture.pts is None or picture.pts in keys or NONE in keys
                     tainted_since = None if after and sure else tainted_since
-                yield picture, tainted_since is not None
+                yield picture, lost or tainted_since is not None
+                lost = False
             if last:
                 break
             packet, after_gap = following, gap

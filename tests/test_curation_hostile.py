@@ -207,6 +207,21 @@ def test_zeros_at_the_end_of_units_are_damage_unless_they_are_a_habit(masters):
     assert [always(packet) for packet in stuffed] == [True] + [False] * (len(stuffed) - 1)
 
 
+@pytest.mark.parametrize("name", ["prores.mov", "mjpeg.mov", "dnxhr.mov"])
+def test_no_clip_reaches_across_a_picture_that_is_lost(masters, tmp_path, name):
+    """Where each picture is a keyframe, the one after it is whole; the gap is the damage."""
+    data = bytearray(masters.data(name))
+    with av.open(str(masters / name)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    place, size = places[30]
+    data[place : place + size] = bytes(size)
+    (tmp_path / name).write_bytes(data)
+    tracks = measured(tmp_path / name, tmp_path / "tracks")
+    assert tracks.frames == len(places) - 1
+    assert tracks.damaged[29:31].any()
+    assert tracks.damaged.sum() <= 2
+
+
 def test_a_size_that_nothing_has_is_damage_and_no_lack_of_memory(masters, tmp_path):
     data = bytearray(masters.data("vp9.ivf"))
     place = 32
