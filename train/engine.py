@@ -43,9 +43,9 @@ class AveragingAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         present = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        # A sum is finite only where all of it is, and reads the gradients once.
+        # A sum is finite only where all of it is: the gradients are read once, and a GPU is waited for once.
         sums = [p.grad.sum(dtype=torch.float32) for p in present]
-        bad = torch.tensor(float(not all(map(torch.isfinite, sums))))
+        bad = torch.tensor(float(bool(sums) and not torch.isfinite(torch.stack(sums)).all()))
         if dist.is_initialized():
             bad = bad.to(present[0].device if present else "cpu")
             dist.all_reduce(bad, dist.ReduceOp.MAX)
